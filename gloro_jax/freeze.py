@@ -1,0 +1,175 @@
+"""Freeze a network: guaranteed bounds, tied to the weights they were computed from.
+
+`freeze` looks at the network once. Its first pass collects every linear operator as it is
+executed; the host bounds each in float64; the second pass composes the bounds through the
+network's own forward code, in float64 with every product and sum rounded up. What comes out is a
+`FrozenNet`: those kernels, those bounds, and one digest over both. `certify` accepts nothing else.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.frozen_net import FrozenNet, assemble, is_bounded, named_leaves, path_name
+from gloro_jax.gloro import FrozenHead, GloroNet, Head
+from gloro_jax.layers.base import Collect, Frozen, FrozenLinear, Linear
+from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.lipschitz.rounding import float32_up
+from gloro_jax.margins import head_distance_bounds
+from gloro_jax.platforms import is_tracing
+
+
+def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> FrozenNet:
+    """Computes guaranteed bounds for a trained network at one image size.
+
+    Every number is an upper bound with rounding counted: of each operator's norm, of K, and of
+    every distance between rows of the head. Power-iteration vectors are neither needed nor read.
+
+    Args:
+        net: the network.
+        variables: its collections, concrete; "params" is needed.
+        input_shape: one image, (H, W, C).
+
+    Returns:
+        The frozen network.
+
+    Raises:
+        TypeError: when called inside `jit`, or if `net` is not a GloroNet.
+        ValueError: if "params" is missing, a weight is NaN or infinite, or a bound overflows.
+    """
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"freeze takes a gj.GloroNet, got {type(net).__name__}.")
+    if is_tracing(variables):
+        raise TypeError(
+            "freeze looks at the weights on the host, so it cannot run inside jit, vmap or grad. "
+            "Freeze outside and pass the FrozenNet in: it is a pytree."
+        )
+    shape = _checked_shape(input_shape)
+    operators = _collect(net, variables, shape)
+    frozen = jax.tree_util.tree_map_with_path(_bounded, operators, is_leaf=_is_collected)
+    frozen["lipschitz"] = _compose(net, frozen, shape)
+    frozen = jax.tree.map(_in_float32, frozen, is_leaf=is_bounded)
+    if not np.isfinite(frozen["lipschitz"]):
+        raise ValueError(
+            "The network's Lipschitz bound overflows float32, so nothing could be certified: "
+            "check the scale of the weights."
+        )
+    return assemble(net, frozen, input_shape=shape)
+
+
+def from_arrays(
+    net: GloroNet, arrays: dict[str, np.ndarray], *, input_shape: tuple[int, ...], digest: str
+) -> FrozenNet:
+    """The FrozenNet whose `arrays()` and `digest` these are.
+
+    Raises:
+        ValueError: if names or shapes are not those of `net`, or the digest does not match.
+    """
+    template = _template(net, _checked_shape(input_shape))
+    wanted = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(template)}
+    given = {path: (array.shape, array.dtype) for path, array in arrays.items()}
+    if wanted != given:
+        missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+        other = sorted(k for k in wanted.keys() & given.keys() if wanted[k] != given[k])
+        raise ValueError(
+            "The stored weights do not belong to this network: "
+            f"missing {missing}, unknown {extra}, of another shape or type {other}."
+        )
+    leaves = [arrays[path] for path, _ in named_leaves(template)]
+    tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    return assemble(net, tree, input_shape=input_shape, digest=digest)
+
+
+def _checked_shape(input_shape: Any) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in input_shape)
+    if not shape or min(shape) < 1:
+        raise ValueError(f"input_shape is the shape of one image, (H, W, C); got {input_shape!r}.")
+    return shape
+
+
+def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
+    if "params" not in variables:
+        raise ValueError(
+            f"freeze needs variables['params']; got the collections {sorted(variables)}. Pass "
+            "what net.init returned, with the trained params."
+        )
+    kept = {name: tree for name, tree in variables.items() if name != "spectral"}
+    example = jnp.zeros((1, *shape), jnp.float32)
+
+    def collect(kept: Any) -> Any:
+        return net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
+
+    return jax.jit(collect)(kept)
+
+
+def _bounded(path: Any, node: Linear | Head) -> FrozenLinear | FrozenHead:
+    name = path_name(path)
+    for array in jax.tree.leaves(node):
+        if not np.isfinite(np.asarray(array)).all():
+            raise ValueError(
+                f"The weights of {name} hold NaN or infinite entries, so nothing can be "
+                "certified. Did training diverge?"
+            )
+    if isinstance(node, Head):
+        return FrozenHead(node, head_distance_bounds(np.asarray(node.kernel)))
+    return FrozenLinear(node, _operator_norms(node.operator))
+
+
+def _operator_norms(operator: Operator) -> np.ndarray:
+    """One norm, or an array of them for an operator whose kernel `nn.scan` has stacked."""
+    kernel = np.asarray(operator.kernel)
+    lead = kernel.shape[: kernel.ndim - operator.kernel_ndim]
+    each = kernel.reshape((-1, *kernel.shape[len(lead) :]))
+    norms = [float(_with_kernel(operator, k).norm()) for k in each]
+    return np.asarray(norms, np.float64).reshape(lead)
+
+
+def _with_kernel(operator: Any, kernel: np.ndarray) -> Operator:
+    return dataclasses.replace(operator, kernel=kernel)
+
+
+def _compose(net: GloroNet, frozen: Any, shape: tuple[int, ...]) -> float:
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        tree = jax.tree.map(np.asarray, frozen)
+        example = jnp.zeros((1, *shape), jnp.float32)
+        bound = jax.jit(lambda t: net.apply({"frozen": t}, example, norms=Frozen()).lipschitz.value)
+        return float(bound(tree))
+
+
+def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
+    """The tree inside a FrozenNet, with shapes in place of arrays."""
+    example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    made = jax.eval_shape(
+        lambda key, x: net.init(key, x, norms=Collect()), jax.random.key(0), example
+    )
+
+    def bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
+        if isinstance(node, Head):
+            classes = node.kernel.shape[1]
+            return FrozenHead(node, jax.ShapeDtypeStruct((classes, classes), jnp.float32))
+        kernel = node.operator.kernel
+        lead = kernel.shape[: kernel.ndim - node.operator.kernel_ndim]
+        return FrozenLinear(node, jax.ShapeDtypeStruct(lead, jnp.float32))
+
+    frozen = jax.tree.map(bounded, made["operators"], is_leaf=_is_collected)
+    return {**frozen, "lipschitz": jax.ShapeDtypeStruct((), jnp.float32)}
+
+
+def _in_float32(node: Any) -> Any:
+    """Bounds, float64 so far, rounded up to float32; weights stay as executed."""
+    if isinstance(node, FrozenLinear):
+        return dataclasses.replace(node, norm=_float32_up(node.norm))
+    if isinstance(node, FrozenHead):
+        return dataclasses.replace(node, distances=_float32_up(node.distances))
+    return _float32_up(node)
+
+
+def _float32_up(bounds: Any) -> np.ndarray:
+    return np.vectorize(float32_up, otypes=[np.float32])(bounds)
+
+
+def _is_collected(node: Any) -> bool:
+    return isinstance(node, Linear | Head)

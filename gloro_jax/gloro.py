@@ -1,0 +1,149 @@
+"""GloroNet: a body that carries its Lipschitz bound, a linear head, and nothing lost on the way."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.layers.base import Collect, Frozen, NormRule, PowerIteration, add_bias, frozen_entry
+from gloro_jax.layers.dense import orthogonal
+from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, two_norm
+from gloro_jax.margins import GloroLogits, head_distances
+from gloro_jax.pytrees import pytree_dataclass
+
+
+@pytree_dataclass()
+class Head:
+    """The last layer as executed: kernel (d, m) and bias (m,)."""
+
+    kernel: Any
+    bias: Any
+
+
+@pytree_dataclass()
+class FrozenHead:
+    """A `Head` with guaranteed ||w_i - w_j||, (m, m)."""
+
+    head: Head
+    distances: Any
+
+
+class GloroNet(nn.Module):
+    """A classifier whose logits come with a bound of their Lipschitz constants.
+
+    Attributes:
+        body: a module from `Bounded` to `Bounded`, ending in (batch, features); for example an
+            `nn.Sequential` of `gloro_jax.layers`.
+        num_classes: m, at least 2.
+        is_head_normalized: whether the head's rows are divided by their l2 norms (last-layer
+            normalisation, Singla et al. 2022); the normalised rows make logits and margins alike.
+    """
+
+    body: nn.Module
+    num_classes: int
+    is_head_normalized: bool = False
+
+    @nn.compact
+    def __call__(self, x: Any, *, norms: NormRule, is_training: bool = False) -> GloroLogits:
+        """Computes logits and their bound.
+
+        Args:
+            x: images (batch, H, W, C), or any (batch, ...), floating point.
+            norms: how norms are obtained; `gj.PowerIteration(steps=5)` to train.
+            is_training: told to the layers.
+
+        Returns:
+            Scores (batch, m), the bound of the body, and the head's row distances.
+
+        Raises:
+            TypeError: if `norms` is not a norm rule, `x` is not a floating-point array, or the
+                body does not return a `Bounded`.
+            ValueError: if the body does not end in (batch, features).
+        """
+        self._check_input(x, norms)
+        is_frozen = isinstance(norms, Frozen)
+        dtype = jnp.result_type(float) if is_frozen else jnp.float32
+        entered = Bounded.enter(
+            x, kind=norms.kind, rule=norms, is_training=is_training, dtype=dtype
+        )
+        features, bound = self._leave(self.body(entered))
+        if is_frozen:
+            frozen: FrozenHead = frozen_entry(self, "head")
+            head, distances = frozen.head, frozen.distances
+            if self.has_variable("frozen", "lipschitz"):
+                bound = UpperBound(self.get_variable("frozen", "lipschitz"))
+        else:
+            head = self._head(features.shape[-1])
+            if isinstance(norms, Collect):
+                self.sow("operators", "head", head, init_fn=lambda: None, reduce_fn=lambda _, h: h)
+            distances = head_distances(head.kernel)
+        precision = jax.lax.Precision.HIGHEST if is_frozen else None
+        scores = add_bias(jnp.matmul(features, head.kernel, precision=precision), head.bias)
+        return GloroLogits(scores, bound, distances)
+
+    def _head(self, features: int) -> Head:
+        kernel = self.param("head_kernel", orthogonal, (features, self.num_classes), jnp.float32)
+        bias = self.param("head_bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
+        if self.is_head_normalized:
+            norms = jax.vmap(two_norm, in_axes=1)(kernel)[None, :]
+            kernel = kernel / jnp.where(norms > 0, norms, 1.0)
+        return Head(kernel, bias)
+
+    def _leave(self, out: Any) -> tuple[Any, Estimate | UpperBound]:
+        if not isinstance(out, Bounded):
+            raise TypeError(
+                "The body of a GloroNet maps a Bounded to a Bounded, but returned "
+                f"{type(out).__name__}: some layer in it dropped the bound. Build it from "
+                "gloro_jax.layers, or admit your own function with x.apply(fn, lipschitz=c)."
+            )
+        if len(out.shape) != 2:
+            raise ValueError(
+                f"The body must end in (batch, features), got {out.shape}. End it with Flatten."
+            )
+        return out.leave()
+
+    def _check_input(self, x: Any, norms: Any) -> None:
+        if not isinstance(norms, PowerIteration | Collect | Frozen):
+            raise TypeError(
+                "norms says how Lipschitz constants are obtained, gj.PowerIteration(steps=5) to "
+                f"train; got {norms!r}. To certify, use gj.freeze and gj.certify."
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"A classifier has at least 2 classes, got {self.num_classes}.")
+        dtype = getattr(x, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, np.floating):
+            raise TypeError(
+                f"A GloroNet takes a floating-point array, got {dtype or type(x).__name__}. "
+                "Images of type uint8: x.astype('float32') / 255."
+            )
+
+
+def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple[int, ...]) -> Any:
+    """Fresh power-iteration vectors: for imported weights, or another image size.
+
+    Args:
+        net: the network.
+        variables: its collections; "params" is read, "spectral" is ignored.
+        key: a `jax.random.key`.
+        input_shape: one image, (H, W, C).
+
+    Returns:
+        The collections with a new "spectral".
+    """
+    kept = {name: tree for name, tree in variables.items() if name != "spectral"}
+    example = jnp.zeros((1, *input_shape), jnp.float32)
+
+    def fresh(kept: Any, key: Any) -> Any:
+        _, made = net.apply(
+            kept,
+            example,
+            norms=PowerIteration(steps=1),
+            mutable=["spectral"],
+            rngs={"params": key},
+        )
+        return made["spectral"]
+
+    return {**kept, "spectral": jax.jit(fresh)(kept, key)}

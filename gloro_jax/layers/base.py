@@ -1,0 +1,176 @@
+"""What every layer shares: where norms come from, and how operators are trained and frozen.
+
+Three rules say how a forward pass obtains its norms; the rule travels inside `Bounded`:
+
+* `PowerIteration` estimates each operator's norm, with a start vector kept in "spectral";
+* `Collect` lets each layer sow its operator, as executed, in "operators" (first pass of freeze);
+* `Frozen` reads operators and guaranteed norms from "frozen" (second pass, and certification).
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gloro_jax.lipschitz.bounded import Bounded, Kind
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, random_direction
+from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.pytrees import pytree_dataclass
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerIteration:
+    """Norms by power iteration: estimates from below, to train with.
+
+    Attributes:
+        steps: rounds per forward pass; 5 is usual, since the vector carries over between passes.
+    """
+
+    steps: int
+    kind: ClassVar[Kind] = "estimate"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"PowerIteration needs steps >= 1, an integer; got {self.steps!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """No norms: every linear layer hands out its operator."""
+
+    kind: ClassVar[Kind] = "estimate"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Guaranteed norms, computed beforehand from the very operators that run."""
+
+    kind: ClassVar[Kind] = "upper"
+
+
+NormRule = PowerIteration | Collect | Frozen
+
+
+@pytree_dataclass()
+class Linear:
+    """An operator and the bias added after it, as executed."""
+
+    operator: Operator
+    bias: Any = None
+
+
+@pytree_dataclass()
+class FrozenLinear:
+    """A `Linear` with the guaranteed norm of its operator."""
+
+    linear: Linear
+    norm: Any
+
+
+class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
+    """A layer from `Bounded` to `Bounded`.
+
+    Subclasses implement `__call__`. A layer without weights writes
+    `x.apply(fn, lipschitz=constant)`; a linear one writes `self.apply_linear(x, make)` and gets
+    training, freezing and certification from here. The library trusts constants and operators;
+    `gloro_jax.testing.check_lipschitz` tests them.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, x: Bounded) -> Bounded:
+        """Transforms the activation and its bound together."""
+
+    def apply_linear(self, x: Bounded, make: Callable[[], Linear]) -> Bounded:
+        """Applies a linear operator by the norm rule that `x` carries.
+
+        Args:
+            x: the activation.
+            make: builds the operator from parameters. It is not called on a frozen network, whose
+                operators are stored as they were executed.
+
+        Raises:
+            TypeError: if `x` is not a `Bounded`.
+            ValueError: if weights or power-iteration vectors are missing or do not fit.
+        """
+        check_bounded(x, self)
+        if isinstance(x.rule, Frozen):
+            entry: FrozenLinear = frozen_entry(self, "linear")
+            run = _runner(entry.linear, precision=jax.lax.Precision.HIGHEST)
+            return x.apply(run, lipschitz=UpperBound(entry.norm))
+        linear = make()
+        run = _runner(linear, precision=None)
+        if isinstance(x.rule, Collect):
+            self.sow("operators", "linear", linear, init_fn=_nothing, reduce_fn=_same_geometry)
+            return x.apply(run, lipschitz=Estimate(jnp.inf))  # not looked at
+        return x.apply(run, lipschitz=self._estimate(linear.operator, x.rule))
+
+    def _estimate(self, operator: Operator, rule: PowerIteration) -> Any:
+        shape = operator.input_shape
+        if not (self.has_variable("spectral", "vector") or self.is_mutable_collection("spectral")):
+            raise ValueError(
+                f"{self.name or type(self).__name__} has no power-iteration vector. Pass "
+                "variables['spectral'] from net.init, or make it with gj.init_spectral(net, "
+                "variables, key=..., input_shape=...)."
+            )
+        vector = self.variable(
+            "spectral", "vector", lambda: random_direction(self.make_rng("params"), shape)
+        )
+        if vector.value.shape != shape:
+            raise ValueError(
+                f"The power-iteration vector of {self.name or type(self).__name__} has shape "
+                f"{vector.value.shape}, but this input needs {shape}. Another image size needs "
+                "fresh vectors: gj.init_spectral(net, variables, key=..., input_shape=...)."
+            )
+        estimate = operator.estimate(vector.value, steps=rule.steps)
+        if self.is_mutable_collection("spectral"):
+            vector.value = estimate.vector
+        return estimate
+
+
+def check_bounded(x: Any, layer: nn.Module) -> None:
+    """Raises a TypeError that teaches if `x` is not a `Bounded`."""
+    if not isinstance(x, Bounded):
+        raise TypeError(
+            f"{type(layer).__name__} is a layer for the body of a GloroNet and takes a Bounded, "
+            f"got {type(x).__name__}. Put it into gj.GloroNet(body, num_classes)."
+        )
+
+
+def add_bias(values: Any, bias: Any) -> Any:
+    """`values` plus a bias along the last axis."""
+    return values + jnp.reshape(bias, (1,) * (values.ndim - 1) + (-1,))
+
+
+def _runner(linear: Linear, *, precision: Any) -> Callable[[Any], Any]:
+    def run(values: Any) -> Any:
+        image = linear.operator(values, precision=precision)
+        return image if linear.bias is None else add_bias(image, linear.bias)
+
+    return run
+
+
+def frozen_entry(module: nn.Module, name: str) -> Any:
+    if not module.has_variable("frozen", name):
+        raise ValueError(
+            f"{module.name or type(module).__name__} has no frozen operator: guaranteed norms "
+            "exist only inside a FrozenNet, made by gj.freeze(net, variables, input_shape=...)."
+        )
+    return module.get_variable("frozen", name)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _same_geometry(earlier: Linear | None, later: Linear) -> Linear:
+    """Lets a shared layer run twice, if both runs execute one and the same operator."""
+    if earlier is not None and jax.tree.structure(earlier) != jax.tree.structure(later):
+        raise ValueError(
+            "A shared layer meets two image sizes, so it stands for two operators with two "
+            "norms. Use one layer per size."
+        )
+    return later

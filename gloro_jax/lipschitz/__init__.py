@@ -1,0 +1,1 @@
+"""Norms of linear maps: estimates to train with, upper bounds to certify with."""

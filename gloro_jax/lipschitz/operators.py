@@ -1,0 +1,146 @@
+"""Linear operators as they are executed: weights, static geometry, application and norms.
+
+A layer trains, is bounded and certifies through the same operator object, so what is bounded is
+what runs. An operator is a pytree: its one leaf is `kernel`, everything else is static.
+"""
+
+import abc
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.lipschitz.geometry import Pads, Pair, output_size
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, power_iteration
+from gloro_jax.lipschitz.rounding import up
+from gloro_jax.lipschitz.upper import conv_norm, matrix_norm
+from gloro_jax.pytrees import pytree_dataclass
+
+
+class Operator(abc.ABC):
+    """A linear map between activations of one example, applied to a batch of them.
+
+    Subclasses are `pytree_dataclass`es whose only leaf is `kernel`. They supply `input_shape`,
+    `__call__` and `norm`; the library checks none of it, `gloro_jax.testing.check_lipschitz`
+    does.
+    """
+
+    kernel: Any
+    kernel_ndim: ClassVar[int]  # tells stacked kernels (nn.scan) from plain ones
+
+    @property
+    @abc.abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example's input."""
+
+    @abc.abstractmethod
+    def __call__(self, values: Any, *, precision: Any = None) -> Any:
+        """Applies the map to `values`, (batch, *input_shape)."""
+
+    @abc.abstractmethod
+    def norm(self) -> UpperBound:
+        """A guaranteed bound of the spectral norm, on the host; `kernel` must be concrete."""
+
+    def estimate(self, vector: Any, *, steps: int) -> Estimate:
+        """The spectral norm from below, by `steps` rounds of power iteration."""
+        return power_iteration(lambda v: self(v[None])[0], vector, steps=steps)
+
+
+@pytree_dataclass()
+class Matrix(Operator):
+    """Multiplication of a feature vector by `kernel`, (in, out)."""
+
+    kernel: Any
+    kernel_ndim: ClassVar[int] = 2
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(in,)."""
+        return (self.kernel.shape[-2],)
+
+    def __call__(self, values: Any, *, precision: Any = None) -> Any:
+        """(batch, in) to (batch, out)."""
+        return jnp.matmul(values, self.kernel, precision=precision)
+
+    def norm(self) -> UpperBound:
+        """The bound of `matrix_norm`."""
+        return matrix_norm(np.asarray(self.kernel))
+
+
+@pytree_dataclass(static=("image_size", "strides", "pads", "groups"))
+class Convolution(Operator):
+    """Cross-correlation of NHWC images with an HWIO kernel, (kh, kw, in / groups, out)."""
+
+    kernel: Any
+    image_size: Pair
+    strides: Pair
+    pads: Pads
+    groups: int = 1
+    kernel_ndim: ClassVar[int] = 4
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(H, W, in)."""
+        return (*self.image_size, self.kernel.shape[-2] * self.groups)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(H', W', out)."""
+        kh, kw = self.kernel.shape[-4:-2]
+        sizes = output_size(self.image_size, (kh, kw), self.strides, self.pads)
+        return (*sizes, self.kernel.shape[-1])
+
+    def __call__(self, values: Any, *, precision: Any = None) -> Any:
+        """(batch, H, W, in) to (batch, H', W', out)."""
+        if tuple(values.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"This convolution was built for images of shape {self.input_shape}, got "
+                f"{tuple(values.shape[1:])}. Its norm depends on the image size."
+            )
+        return jax.lax.conv_general_dilated(
+            values,
+            self.kernel,
+            self.strides,
+            self.pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+            precision=precision,
+        )
+
+    def norm(self) -> UpperBound:
+        """The bound of `conv_norm` at this image size, stride and padding."""
+        return conv_norm(
+            np.asarray(self.kernel),
+            image_size=self.image_size,
+            strides=self.strides,
+            padding=self.pads,
+            groups=self.groups,
+        )
+
+
+@pytree_dataclass(static=("shape",))
+class Scaling(Operator):
+    """Multiplication of an activation of `shape` by one number, `kernel` of shape ()."""
+
+    kernel: Any
+    shape: tuple[int, ...]
+    kernel_ndim: ClassVar[int] = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Any: `shape`."""
+        return self.shape
+
+    def __call__(self, values: Any, *, precision: Any = None) -> Any:
+        """Multiplies."""
+        del precision
+        return values * self.kernel
+
+    def norm(self) -> UpperBound:
+        """The absolute value: a factor of -2 stretches by 2."""
+        factor = float(np.asarray(self.kernel))
+        if not math.isfinite(factor):
+            raise ValueError(f"A scale must be finite, got {factor}.")
+        return UpperBound(up(abs(factor)))

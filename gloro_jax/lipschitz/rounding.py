@@ -1,0 +1,89 @@
+"""Rounding, always against us: a-priori bounds in float64 and outward arithmetic in JAX.
+
+Nothing here switches the processor's rounding mode. Every bound is the classical a-priori one,
+`gamma(n)`, for sums of n products in any order, with or without fused multiply-add
+(Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_UNIT_ROUNDOFF = 2.0**-53
+
+
+def gamma(n: float) -> float:
+    """The bound n u / (1 - n u) on the relative error of a float64 sum of n products."""
+    return n * _UNIT_ROUNDOFF / (1.0 - n * _UNIT_ROUNDOFF)
+
+
+def up(x: float, *, ulps: int = 4) -> float:
+    """`x` moved up by `ulps` float64 neighbours; 0 stays 0, infinity stays infinity.
+
+    Four neighbours cover a short scalar formula of at most four correctly rounded operations.
+    """
+    if x == 0.0:
+        return 0.0
+    for _ in range(ulps):
+        x = math.nextafter(x, math.inf)
+    return x
+
+
+def cholesky_slack(n: int, trace: float) -> float:
+    """How negative an eigenvalue may be although floating-point Cholesky completed.
+
+    If float64 Cholesky of a Hermitian n x n matrix S runs to its end, then
+    lambda_min(S) >= -g/(1-g) trace(S) with g = gamma(n+1) (Rump 2006; Higham, theorem 10.3). The
+    g used here is about eight times that, which also covers complex arithmetic, blocked
+    factorisations and any order of summation. It assumes conventional inner products.
+    """
+    g = 4.0 * gamma(2 * (n + 8))
+    return up(g / (1.0 - g) * trace * (1.0 + 1e-10))
+
+
+def float32_up(x: float) -> np.float32:
+    """The least float32 that is at least `x` and, unless `x` is 0, a normal number.
+
+    Subnormal results are avoided because accelerators may flush them to zero, and a Lipschitz
+    bound of zero certifies everything.
+    """
+    if x == 0.0:
+        return np.float32(0.0)
+    with np.errstate(over="ignore"):
+        rounded = np.float32(x)
+    if float(rounded) < x:
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+    return np.maximum(rounded, np.finfo(np.float32).tiny)
+
+
+def multiply_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
+    """The product of two non-negative arrays, rounded up; 0 only where a factor is exactly 0.
+
+    Exact where a factor is 1, as it is for activations. Elsewhere the next neighbour up
+    absorbs the product's rounding error, and nothing non-zero falls below the smallest normal
+    number, where a device may flush it to 0.
+    """
+    product = jnp.nextafter(a * b, jnp.inf)
+    product = jnp.maximum(product, jnp.finfo(product.dtype).tiny)
+    is_zero = ((a == 0) & jnp.isfinite(b)) | ((b == 0) & jnp.isfinite(a))
+    product = jnp.where(is_zero, 0, product)
+    return jnp.where(a == 1, b, jnp.where(b == 1, a, product))
+
+
+def add_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
+    """The sum of two non-negative arrays, rounded up; exact where a term is 0."""
+    total = a + b
+    is_exact = (a == 0) | (b == 0)
+    return jnp.where(is_exact, total, jnp.nextafter(total, jnp.inf))
+
+
+def subtract_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
+    """The difference a - b, rounded down."""
+    return jnp.nextafter(a - b, -jnp.inf)
+
+
+def divide_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
+    """The quotient of a >= 0 by b > 0, rounded down and never below 0."""
+    return jnp.maximum(jnp.nextafter(a / b, -jnp.inf), 0)

@@ -1,0 +1,184 @@
+"""Margins: from logits and a Lipschitz bound to the bottom logit, the radius and the slack.
+
+With j the predicted class and K_ij = K ||w_j - w_i||, a point at distance epsilon cannot change
+y_j - y_i by more than epsilon K_ij. The point is certified if that leaves j ahead of every other
+class, strictly (Leino et al. 2021). The predicted class is excluded by its index, never by its
+value: masking every logit equal to the largest certifies a tie (klasleino/gloro issue 9).
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gloro_jax.lipschitz.norms import Estimate, UpperBound
+from gloro_jax.lipschitz.rounding import divide_down, float32_up, multiply_up, subtract_down
+from gloro_jax.pytrees import pytree_dataclass
+
+
+@pytree_dataclass()
+class GloroLogits:
+    """What a GloRo Net returns.
+
+    Attributes:
+        values: the scores y, (..., m).
+        lipschitz: K, the bound of the map from the input to the head's input; an `Estimate`
+            from a training pass, an `UpperBound` from a `FrozenNet`. The difference of logits
+            i and j is K * head_distances[i, j]-Lipschitz.
+        head_distances: ||w_i - w_j|| of the head's rows as used, (m, m).
+    """
+
+    values: Any
+    lipschitz: Estimate | UpperBound
+    head_distances: Any
+
+    @property
+    def prediction(self) -> Int[Array, "*batch"]:
+        """The class with the largest score; the lowest index on a tie."""
+        return jnp.argmax(self.values, axis=-1)
+
+
+def head_distances(kernel: Float[Array, "d m"]) -> Float[Array, "m m"]:
+    """||w_i - w_j|| of the columns of `kernel`, for training: differentiable, and 0 is safe.
+
+    The root of a sum of squares has an infinite slope at 0, so the diagonal, and any pair of
+    equal columns, gets value and gradient 0 explicitly.
+    """
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(kernel), initial=0.0))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    rows = kernel.T / scale
+    squares = jnp.sum(jnp.square(rows[:, None, :] - rows[None, :, :]), axis=-1)
+    is_zero = squares == 0
+    return jnp.where(is_zero, 0.0, scale * jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
+
+
+def head_distance_bounds(kernel: np.ndarray) -> np.ndarray:
+    """Upper bounds of ||w_i - w_j|| of the columns of `kernel`, in float64 on the host.
+
+    Each difference is divided by the largest of its pair, so no square underflows. The rounding
+    errors add up to less than (d + 8) units of 2^-53 relative; the inflation is nine times that.
+
+    Args:
+        kernel: (d, m), finite.
+
+    Returns:
+        (m, m) float64; 0 only where two columns are equal.
+    """
+    rows = np.asarray(kernel, np.float64).T
+    bounds = np.zeros((len(rows), len(rows)))
+    for i, row in enumerate(rows):
+        differences = np.abs(rows - row)
+        largest = differences.max(axis=1, initial=0.0)
+        unit = differences / np.where(largest > 0, largest, 1.0)[:, None]
+        bounds[i] = largest * np.sqrt(np.square(unit).sum(axis=1))
+    inflated = bounds * (1.0 + 1e-15 * (rows.shape[1] + 32))
+    return np.maximum(inflated, inflated.T)
+
+
+def as_epsilon(epsilon: Any) -> Float[Array, ""]:
+    """The l2 radius as a float32 scalar, rounded up.
+
+    Raises:
+        ValueError: if a concrete `epsilon` is not a single positive finite number.
+    """
+    if isinstance(epsilon, jax.core.Tracer):
+        if epsilon.shape != ():
+            raise ValueError(f"epsilon is one number, got an array of shape {epsilon.shape}.")
+        if epsilon.dtype == jnp.float32:
+            return epsilon
+        return jnp.nextafter(epsilon.astype(jnp.float32), jnp.inf)
+    if np.shape(epsilon) != ():
+        raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
+    value = float(epsilon)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(
+            f"epsilon is an l2 radius, positive and finite, in the units of x; got {value}."
+        )
+    return jnp.asarray(float32_up(value))
+
+
+def bottom_logit(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:
+    """The score of "not robust here": the largest y_i + epsilon K_ij over i other than j.
+
+    The point is epsilon-locally robust if its largest logit exceeds this one strictly
+    (Leino et al. 2021, equation 1).
+
+    Args:
+        logits: scores (..., m) with an estimate or an upper bound.
+        epsilon: the l2 radius.
+    """
+    lifts = pair_constants(logits, logits.prediction) * as_epsilon(epsilon)
+    return jnp.max(_mask(logits.values + lifts, logits.prediction, -jnp.inf), axis=-1)
+
+
+def certified_radius(logits: GloroLogits) -> Float[Array, "*batch"]:
+    """The radius within which no input changes the prediction, rounded down.
+
+    It is the least (y_j - y_i) / K_ij over i other than j; 0 for a tie and wherever a score is
+    NaN or infinite; infinite only where every K_ij is exactly 0.
+
+    Args:
+        logits: scores (..., m) with an upper bound.
+
+    Raises:
+        TypeError: if the bound is an estimate: power iteration errs low and proves nothing.
+    """
+    constants = _guaranteed_constants(logits)
+    margins = _margins_down(logits)
+    is_constant = constants == 0
+    radii = divide_down(margins, jnp.where(is_constant, 1.0, constants))
+    radii = jnp.where(margins > 0, jnp.where(is_constant, jnp.inf, radii), 0.0)
+    radius = jnp.min(_mask(radii, logits.prediction, jnp.inf), axis=-1)
+    return jnp.where(_is_sane(logits), radius, 0.0)
+
+
+def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:
+    """The least y_j - y_i - epsilon K_ij over i other than j, rounded down.
+
+    Positive means certified at `epsilon`, and the value is how much rounding error in the logits'
+    differences the certificate can still bear. Minus infinity wherever a score is NaN or infinite.
+
+    Raises:
+        TypeError: if the bound is an estimate.
+    """
+    lifts = multiply_up(_guaranteed_constants(logits), as_epsilon(epsilon))
+    slacks = subtract_down(_margins_down(logits), lifts)
+    slack = jnp.min(_mask(slacks, logits.prediction, jnp.inf), axis=-1)
+    return jnp.where(_is_sane(logits), slack, -jnp.inf)
+
+
+def pair_constants(logits: GloroLogits, index: Int[Array, "*batch"]) -> Float[Array, "*batch m"]:
+    """K ||w_index - w_i|| for every i; K is as good as `logits.lipschitz`."""
+    rows = jnp.take(logits.head_distances, index, axis=0)
+    if isinstance(logits.lipschitz, UpperBound):
+        value = logits.lipschitz.value
+        value = float32_up(value) if isinstance(value, float) else value
+        return multiply_up(rows, jnp.asarray(value, rows.dtype))
+    return rows * logits.lipschitz.value
+
+
+def _guaranteed_constants(logits: GloroLogits) -> Array:
+    if not isinstance(logits.lipschitz, UpperBound):
+        raise TypeError(
+            "A certificate needs an UpperBound, and these logits carry an Estimate: power "
+            "iteration errs low. Certify with frozen = gj.freeze(net, variables, input_shape=...)."
+        )
+    return pair_constants(logits, logits.prediction)
+
+
+def _margins_down(logits: GloroLogits) -> Array:
+    top = jnp.take_along_axis(logits.values, logits.prediction[..., None], axis=-1)
+    return subtract_down(jnp.broadcast_to(top, logits.values.shape), logits.values)
+
+
+def _mask(values: Array, index: Array, fill: float) -> Array:
+    own = jax.nn.one_hot(index, values.shape[-1], dtype=bool)
+    return jnp.where(own, fill, values)
+
+
+def _is_sane(logits: GloroLogits) -> Array:
+    bound = jnp.isfinite(jnp.asarray(logits.lipschitz.value))
+    return jnp.isfinite(logits.values).all(axis=-1) & bound

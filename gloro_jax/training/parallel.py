@@ -1,0 +1,122 @@
+"""Data parallelism: the only file that knows how many devices there are.
+
+A step is written once, for one device's share of the batch, and calls `value_and_grad` and
+`sum_over_devices` from here. pmap is the engine. Checked shard_map is the second backend and the
+witness: pmap silently returns one device's copy where a mean over devices was forgotten, while
+shard_map refuses while tracing to call such a value replicated.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from gloro_jax.platforms import compiler_options
+
+Backend = Literal["pmap", "shard_map"]
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+_AXIS = "data"
+
+
+def value_and_grad(
+    loss: Callable[..., tuple[Any, Any]], params: Any, *constants: Any
+) -> tuple[tuple[Any, Any], Any]:
+    """`jax.value_and_grad(loss, has_aux=True)`, averaged over devices; to be called in a step.
+
+    Args:
+        loss: (params, *constants) to (mean loss over this device's examples, auxiliary arrays).
+        params: replicated.
+        constants: replicated arrays that take no gradient.
+
+    Returns:
+        ((loss, auxiliary), gradient), each the mean over devices.
+    """
+    # Under checked shard_map the gradient of replicated parameters is already a sum over devices,
+    # and a mean after it would be too large by their number. Marked as varying, it is local.
+    local = jax.tree.map(lambda a: jax.lax.pcast(a, _AXIS, to="varying"), (params, constants))
+    result = jax.value_and_grad(loss, has_aux=True)(local[0], *local[1])
+    return jax.lax.pmean(result, _AXIS)
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """Adds up every leaf over devices; to be called in a step."""
+    return jax.lax.psum(tree, _AXIS)
+
+
+def data_parallel(
+    step: Step, *, backend: Backend = "pmap", devices: list[Any] | None = None
+) -> Step:
+    """Runs `step` on every device, each on its share of the batch.
+
+    Args:
+        step: (state, batch) to (state, metrics) for one device's share, with results equal on
+            all devices.
+        backend: "pmap", or "shard_map" with replication checked.
+        devices: all local devices unless given.
+
+    Returns:
+        (state, batch) to (state, metrics), for whole batches with a leading axis that the number
+        of devices divides. The state given in is consumed.
+
+    Raises:
+        ValueError: if the backend is unknown; when called, if a batch cannot be divided.
+    """
+    chosen = list(devices) if devices is not None else jax.local_devices()
+    if backend == "pmap":
+        call = _pmapped(step, chosen)
+    elif backend == "shard_map":
+        call = _shard_mapped(step, chosen)
+    else:
+        raise ValueError(f"backend is 'pmap' or 'shard_map', got {backend!r}.")
+    # JAX 0.10 can deadlock when collective steps queue up on virtual CPU devices.
+    must_wait = len(chosen) > 1 and chosen[0].platform == "cpu"
+
+    def run(state: Any, batch: Any) -> tuple[Any, Any]:
+        size = len(jax.tree.leaves(batch)[0])
+        if size % len(chosen):
+            raise ValueError(
+                f"A batch of {size} cannot be divided among {len(chosen)} devices: choose a "
+                f"batch_size that is a multiple of {len(chosen)}."
+            )
+        result = call(state, batch)
+        return jax.block_until_ready(result) if must_wait else result
+
+    return run
+
+
+def _pmapped(step: Step, devices: list[Any]) -> Step:
+    mapped = jax.pmap(
+        step,
+        axis_name=_AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
+    compiled: dict[Any, Any] = {}
+
+    def call(state: Any, batch: Any) -> tuple[Any, Any]:
+        shards = jax.tree.map(lambda a: _split(a, len(devices)), batch)
+        key = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(shards))
+        if key not in compiled:
+            lowered = mapped.lower(state, shards)
+            compiled[key] = lowered.compile(compiler_options=compiler_options())
+        return compiled[key](state, shards)
+
+    return call
+
+
+def _shard_mapped(step: Step, devices: list[Any]) -> Step:
+    axis_types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types, devices=devices)
+    whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(_AXIS)
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, shared), out_specs=(whole, whole), check_vma=True
+    )
+    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler_options())
+
+
+def _split(array: Any, parts: int) -> Any:
+    return np.reshape(array, (parts, len(array) // parts, *array.shape[1:]))

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax.frozen_net import FrozenNet
@@ -27,7 +28,7 @@ class Certificate(NamedTuple):
     slack: Float[Array, "*batch"]
 
 
-def certify(frozen: FrozenNet, x: Float[Array, "..."], *, epsilon: Any) -> Certificate:
+def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: Any) -> Certificate:
     """Certifies each image: no input within l2 distance epsilon has another prediction.
 
     The bounds are guaranteed and every comparison is rounded against us. The logits come from a

@@ -33,7 +33,7 @@ class FrozenNet:
         self.input_shape = input_shape
         self._is_checked = False
 
-    def __call__(self, x: Float[Array, "..."]) -> GloroLogits:
+    def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
         """Logits (..., m) with the guaranteed bound, for images (..., H, W, C).
 
         Raises:

@@ -87,6 +87,7 @@ class GloroNet(nn.Module):
     def _head(self, features: int) -> Head:
         kernel = self.param("head_kernel", orthogonal, (features, self.num_classes), jnp.float32)
         bias = self.param("head_bias", nn.initializers.zeros, (self.num_classes,), jnp.float32)
+        kernel, bias = jnp.asarray(kernel), jnp.asarray(bias)  # imported weights may be NumPy's
         if self.is_head_normalized:
             norms = jax.vmap(two_norm, in_axes=1)(kernel)[None, :]
             kernel = kernel / jnp.where(norms > 0, norms, 1.0)

@@ -24,7 +24,8 @@ def gloro_cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Cross-entropy over the m classes and bottom, which is never the label (Leino et al. 2021)."""
     bottom = bottom_logit(logits, epsilon=epsilon)
-    return _cross_entropy(jnp.concatenate([logits.values, bottom[..., None]], axis=-1), labels)
+    extended = jnp.concatenate([logits.values, bottom[..., None]], axis=-1)
+    return _cross_entropy(extended, labels, num_classes=logits.values.shape[-1])
 
 
 def trades_kl(
@@ -102,8 +103,10 @@ def centred_head_norm(distances: Float[Array, "m m"]) -> Float[Array, ""]:
     return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, largest, 1.0)), 0.0)
 
 
-def _cross_entropy(values: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(values, labels)
+def _cross_entropy(values: Array, labels: Array, *, num_classes: int | None = None) -> Array:
+    is_label = (labels >= 0) & (labels < (num_classes or values.shape[-1]))
+    loss = optax.softmax_cross_entropy_with_integer_labels(values, jnp.where(is_label, labels, 0))
+    return jnp.where(is_label, loss, jnp.nan)
 
 
 def _bottom_divergence(logits: GloroLogits, epsilon: Any) -> Array:

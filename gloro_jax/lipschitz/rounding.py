@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 _UNIT_ROUNDOFF = 2.0**-53
 
 
-def gamma(n: float) -> float:
+def gamma(n: int) -> float:
     """The bound n u / (1 - n u) on the relative error of a float64 sum of n products."""
     return n * _UNIT_ROUNDOFF / (1.0 - n * _UNIT_ROUNDOFF)
 

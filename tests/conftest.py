@@ -1,0 +1,43 @@
+"""Strict JAX, four pretend devices, and the networks several tests share."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import gloro_jax as gj  # noqa: E402
+from gloro_jax.models import GloroCNN  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def small_net():
+    """A convolutional net on 8 x 8 images with weights away from their symmetric start."""
+    net = GloroCNN(convs=((8, 3, 1), (8, 4, 2)), dense=(16,), num_classes=5).build()
+    x = jax.random.uniform(jax.random.key(1), (12, 8, 8, 1))
+    variables = net.init(jax.random.key(0), x, norms=gj.PowerIteration(steps=5))
+    noise = jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
+    )
+    return net, {**variables, "params": noise}, x
+
+
+@pytest.fixture(scope="session")
+def small_frozen(small_net):
+    net, variables, _ = small_net
+    return gj.freeze(net, variables, input_shape=(8, 8, 1))
+
+
+@pytest.fixture(scope="session")
+def tiny_data():
+    """Three classes of 6 x 6 images that a small net separates: which third is bright."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(180) % 3
+    images = rng.uniform(0, 0.3, (180, 6, 6, 1)).astype(np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] += 0.6
+    return gj.data.from_arrays(
+        (images[:150], labels[:150]), (images[150:], labels[150:]), validation=0.2, name="tiny"
+    )

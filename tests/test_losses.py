@@ -1,0 +1,185 @@
+"""Losses: closed forms in NumPy, identities, and gradients at the awkward points."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import losses
+from gloro_jax.losses import centred_head_norm
+from gloro_jax.margins import head_distances
+
+EPSILON, K = 0.3, 1.7
+LABELS = np.array([0, 1, 2, 3, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    return jax.random.normal(jax.random.key(0), (7, 4))
+
+
+@pytest.fixture(scope="module")
+def logits(kernel):
+    values = 2 * jax.random.normal(jax.random.key(1), (6, 4))
+    return gj.GloroLogits(values, gj.Estimate(jnp.float32(K)), head_distances(kernel))
+
+
+@pytest.fixture(scope="module")
+def parts(logits, kernel):
+    """Scores, pair constants and bottom logit by plain loops in float64."""
+    y = np.asarray(logits.values, np.float64)
+    w = np.asarray(kernel, np.float64)
+    pairs = K * np.array([[np.linalg.norm(w[:, i] - w[:, j]) for j in range(4)] for i in range(4)])
+    bottom = np.array([
+        max(row[i] + EPSILON * pairs[i, row.argmax()] for i in range(4) if i != row.argmax())
+        for row in y
+    ])  # fmt: skip
+    return y, pairs, bottom
+
+
+def log_sum_exp(values):
+    return np.log(np.exp(values).sum(-1))
+
+
+def cross_entropy(values, labels=LABELS):
+    return log_sum_exp(values) - values[np.arange(len(values)), labels]
+
+
+def check(loss, expected, **options):
+    np.testing.assert_allclose(loss, expected, rtol=2e-5, **options)
+
+
+def test_gloro_cross_entropy(logits, parts):
+    y, _, bottom = parts
+    expected = cross_entropy(np.concatenate([y, bottom[:, None]], axis=1))
+    check(losses.gloro_cross_entropy(logits, jnp.asarray(LABELS), epsilon=EPSILON), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 2.5])
+def test_trades_kl_is_the_divergence_it_names(logits, parts, weight):
+    y, _, bottom = parts
+    p = np.exp(y - log_sum_exp(y)[:, None])
+    extended = np.concatenate([y, bottom[:, None]], axis=1)
+    q = np.exp(extended - log_sum_exp(extended)[:, None])[:, :-1]
+    expected = cross_entropy(y) + weight * (p * np.log(p / q)).sum(-1)
+    check(losses.trades_kl(logits, jnp.asarray(LABELS), epsilon=EPSILON, weight=weight), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 2.5])
+def test_trades_ce_is_the_cross_entropy_it_names(logits, parts, weight):
+    y, _, bottom = parts
+    p = np.exp(y - log_sum_exp(y)[:, None])
+    extended = np.concatenate([y, bottom[:, None]], axis=1)
+    log_q = (extended - log_sum_exp(extended)[:, None])[:, :-1]
+    expected = cross_entropy(y) - weight * (p * log_q).sum(-1)
+    check(losses.trades_ce(logits, jnp.asarray(LABELS), epsilon=EPSILON, weight=weight), expected)
+
+
+def lifted(y, pairs, fractions):
+    z = y - y[np.arange(6), LABELS][:, None]
+    return z, EPSILON * pairs[LABELS], fractions
+
+
+def test_margin(logits, parts):
+    y, pairs, _ = parts
+    expected = cross_entropy(y + EPSILON * pairs[LABELS])
+    check(losses.margin(logits, jnp.asarray(LABELS), epsilon=EPSILON), expected)
+
+
+def test_emma(logits, parts):
+    y, pairs, _ = parts
+    z, lifts = y - y[np.arange(6), LABELS][:, None], EPSILON * pairs[LABELS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fractions = np.clip(np.nan_to_num(-z / lifts, nan=1.0), 0.01, 1.0)
+    assert {0.01, 1.0} < set(fractions.ravel())  # all three regimes are met
+    check(losses.emma(logits, jnp.asarray(LABELS), epsilon=EPSILON), cross_entropy(z + fractions * lifts))
+
+
+def test_emma_is_the_margin_loss_where_all_margins_are_large(logits):
+    far = jax.nn.one_hot(jnp.asarray(LABELS), 4) * 50.0
+    large = gj.GloroLogits(far, logits.lipschitz, logits.head_distances)
+    labels = jnp.asarray(LABELS)
+    check(
+        losses.emma(large, labels, epsilon=EPSILON), losses.margin(large, labels, epsilon=EPSILON)
+    )
+
+
+def test_emma_holds_its_fractions_constant():
+    # Correct, with a margin below epsilon K: without the stop-gradient every lifted competitor
+    # would sit exactly on the label's score, and the gradient would vanish.
+    distances = 1.0 - jnp.eye(2)
+
+    def loss(values):
+        y = gj.GloroLogits(values, gj.Estimate(jnp.float32(1.0)), distances)
+        return losses.emma(y, jnp.asarray([0]), epsilon=1.0)[0]
+
+    gradient = jax.grad(loss)(jnp.asarray([[0.3, 0.0]]))
+    np.testing.assert_allclose(gradient, [[-0.5, 0.5]], atol=1e-6)
+
+
+def test_lmt_lifts_every_competitor_by_the_networks_constant(logits, parts, kernel):
+    y, _, _ = parts
+    w = np.asarray(kernel, np.float64)
+    norm = np.linalg.norm(w - w.mean(axis=1, keepdims=True), ord=2)
+    lift = np.sqrt(2) * EPSILON * K * norm * (np.arange(4)[None] != LABELS[:, None])
+    check(losses.lmt(logits, jnp.asarray(LABELS), epsilon=EPSILON), cross_entropy(y + lift))
+    assert centred_head_norm(head_distances(kernel)) == pytest.approx(norm, rel=1e-5)
+
+
+ALL = {
+    "gloro_cross_entropy": losses.gloro_cross_entropy,
+    "trades_kl": lambda *a, **k: losses.trades_kl(*a, **k, weight=1.5),
+    "trades_ce": lambda *a, **k: losses.trades_ce(*a, **k, weight=1.5),
+    "emma": losses.emma,
+    "margin": losses.margin,
+    "lmt": losses.lmt,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_match_finite_differences_in_scores_k_and_head(name, logits, kernel):
+    def total(values, bound, kernel):
+        y = gj.GloroLogits(values, gj.Estimate(bound), head_distances(kernel))
+        return ALL[name](y, jnp.asarray(LABELS), epsilon=EPSILON).sum()
+
+    with jax.enable_x64(True):
+        point = (
+            jnp.asarray(np.asarray(logits.values), jnp.float64),
+            jnp.asarray(K, jnp.float64),
+            jnp.asarray(np.asarray(kernel), jnp.float64),
+        )
+        gradients = jax.grad(total, argnums=(0, 1, 2))(*point)
+        if name == "emma":  # its fractions do not count as functions: freeze them by hand
+            return
+        for i, gradient in enumerate(gradients):
+            direction = jax.random.normal(jax.random.key(i), point[i].shape, jnp.float64)
+
+            def along(t, i=i, direction=direction):
+                moved = [p + t * direction if j == i else p for j, p in enumerate(point)]
+                return float(total(*moved))
+
+            slope = (along(1e-5) - along(-1e-5)) / 2e-5
+            assert float(jnp.vdot(gradient, direction)) == pytest.approx(slope, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_value_and_gradient_are_finite_at_zero_weights(name):
+    def total(values, bound, kernel):
+        y = gj.GloroLogits(values, gj.Estimate(bound), head_distances(kernel))
+        return ALL[name](y, jnp.asarray(LABELS), epsilon=EPSILON).sum()
+
+    value, gradients = jax.value_and_grad(total, argnums=(0, 1, 2))(
+        jnp.zeros((6, 4)), jnp.zeros(()), jnp.zeros((7, 4))
+    )
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("label", [-1, 4, 5])
+def test_a_label_out_of_range_gives_nan_and_not_another_class(name, label, logits):
+    labels = jnp.asarray(LABELS).at[2].set(label)
+    loss = ALL[name](logits, labels, epsilon=EPSILON)
+    assert jnp.isnan(loss[2])
+    assert jnp.isfinite(loss[:2]).all()

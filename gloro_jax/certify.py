@@ -65,5 +65,6 @@ def _certify(frozen: FrozenNet, x: Array, epsilon: Array) -> Certificate:
     radius = certified_radius(logits)
     # An infinite pixel can vanish behind an activation; the point then means nothing.
     is_sane = jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(frozen.input_shape), x.ndim)))
-    slack = jnp.where(is_sane, slack, -jnp.inf)
+    # A traced epsilon could not be looked at before.
+    slack = jnp.where(is_sane & (epsilon > 0), slack, -jnp.inf)
     return Certificate(logits.prediction, jnp.where(is_sane, radius, 0.0), slack > 0, slack)

@@ -123,7 +123,7 @@ def _operator_norms(operator: Operator) -> np.ndarray:
     kernel = np.asarray(operator.kernel)
     lead = kernel.shape[: kernel.ndim - operator.kernel_ndim]
     each = kernel.reshape((-1, *kernel.shape[len(lead) :]))
-    norms = [float(_with_kernel(operator, k).norm()) for k in each]
+    norms = [float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]
     return np.asarray(norms, np.float64).reshape(lead)
 
 

@@ -1,0 +1,188 @@
+"""The locks: what must not certify does not trace, or raises, or is not certified."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import layers
+from gloro_jax.layers.base import Collect, Frozen
+
+
+
+def as_users_call(fn):
+    """`fn` without the type hook that the test suite wraps around it."""
+    return getattr(fn, "__wrapped__", fn)
+
+
+NORMS = gj.PowerIteration(steps=2)
+X = jnp.ones((2, 6, 6, 2))
+
+
+class Tanh(nn.Module):
+    def __call__(self, x):
+        return jnp.tanh(x)
+
+
+class Branching(nn.Module):
+    def __call__(self, x):
+        return x if x else x
+
+
+class Dropping(nn.Module):
+    def __call__(self, x):
+        return jnp.ones((2, 3))
+
+
+FOREIGN = {
+    "nn.Dense": nn.Dense(3),
+    "nn.Conv": nn.Conv(3, (3, 3)),
+    "nn.BatchNorm": nn.BatchNorm(use_running_average=True),
+    "nn.LayerNorm": nn.LayerNorm(),
+    "nn.GroupNorm": nn.GroupNorm(1),
+    "jnp.tanh": jnp.tanh,
+    "jax.nn.gelu": jax.nn.gelu,
+    "module with jnp.tanh": Tanh(),
+    "if x": Branching(),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+def test_a_foreign_layer_fails_while_tracing_and_teaches(name, mode):
+    body = nn.Sequential([layers.Conv(4, 3), FOREIGN[name], layers.Flatten()])
+    net = gj.GloroNet(body, num_classes=3)
+
+    def init(key):
+        return net.init(key, X, norms=NORMS)
+
+    with pytest.raises(TypeError, match=r"x\.apply\(fn, lipschitz=c\)"):
+        (jax.jit(init) if mode == "jit" else init)(jax.random.key(0))
+
+
+def test_a_body_that_drops_the_bound_is_refused():
+    with pytest.raises(TypeError, match="some layer in it dropped the bound"):
+        gj.GloroNet(Dropping(), num_classes=3).init(jax.random.key(0), X, norms=NORMS)
+
+
+@pytest.mark.parametrize("norms", [NORMS, Collect()], ids=str)
+def test_estimates_never_certify(small_net, norms):
+    net, variables, x = small_net
+    logits = net.apply(variables, x, norms=norms)
+    assert isinstance(logits.lipschitz, gj.Estimate)
+    with pytest.raises(TypeError, match="needs an UpperBound"):
+        gj.certified_radius(logits)
+    with pytest.raises(TypeError, match="certify takes a FrozenNet"):
+        as_users_call(gj.certify)(logits, x, epsilon=0.1)
+
+
+def test_an_upper_bound_from_training_parameters_stays_an_estimate():
+    class Declared(layers.LipschitzLayer):
+        def __call__(self, x):
+            return x.apply(lambda v: v, lipschitz=gj.UpperBound(1.0))
+
+    body = nn.Sequential([Declared(), layers.Flatten()])
+    net = gj.GloroNet(body, num_classes=2)
+    variables = net.init(jax.random.key(0), X, norms=NORMS)
+    assert isinstance(net.apply(variables, X, norms=NORMS).lipschitz, gj.Estimate)
+
+
+def test_the_frozen_rule_without_frozen_operators_is_an_error(small_net):
+    net, variables, x = small_net
+    with pytest.raises(ValueError, match="no frozen operator"):
+        net.apply(variables, x, norms=Frozen())
+
+
+FORGERIES = {
+    "all halved": lambda leaf: leaf * 0.5 if leaf.dtype == jnp.float32 else leaf,
+    "K to zero": lambda leaf: leaf * 0 if leaf.shape == () else leaf,
+    "one bit of one weight": lambda leaf: (
+        leaf.at[0, 0].set(jnp.nextafter(leaf[0, 0], jnp.inf)) if leaf.ndim == 2 else leaf
+    ),
+    "digest": lambda leaf: leaf + 1 if leaf.dtype == jnp.uint32 else leaf,
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_tree_is_refused_outside_jit(small_frozen, small_net, name):
+    _, _, x = small_net
+    forged = jax.tree.map(FORGERIES[name], small_frozen)
+    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
+        gj.certify(forged, x, epsilon=0.1)
+    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
+        forged(x)
+    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
+        jax.jit(lambda x: gj.certify(forged, x, epsilon=0.1))(x)
+
+
+def test_an_honest_tree_passes_through_tree_map_and_jit(small_frozen, small_net):
+    _, _, x = small_net
+    same = jax.tree.map(lambda leaf: leaf, small_frozen)
+    expected = gj.certify(small_frozen, x, epsilon=0.1)
+    for certificate in (
+        gj.certify(same, x, epsilon=0.1),
+        jax.jit(lambda f, x: gj.certify(f, x, epsilon=0.1))(small_frozen, x),
+    ):
+        np.testing.assert_array_equal(certificate.prediction, expected.prediction)
+        np.testing.assert_allclose(certificate.radius, expected.radius, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("activation", ["minmax", "relu"])
+def test_a_pixel_that_is_not_finite_is_not_certified(bad, activation):
+    from gloro_jax.models import GloroCNN
+
+    net = GloroCNN(convs=((4, 3, 1),), dense=(6,), num_classes=3, activation=activation).build()
+    x = jax.random.uniform(jax.random.key(0), (3, 6, 6, 1))
+    frozen = gj.freeze(net, net.init(jax.random.key(1), x, norms=NORMS), input_shape=(6, 6, 1))
+    certificate = gj.certify(frozen, x.at[1, 2, 2, 0].set(bad), epsilon=1e-6)
+    assert certificate.is_certified[jnp.asarray([0, 2])].all()
+    assert not certificate.is_certified[1]
+    assert certificate.radius[1] == 0
+
+
+def test_tied_logits_of_a_zero_network_are_not_certified(small_net):
+    net, variables, x = small_net
+    zero = {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+    frozen = gj.freeze(net, zero, input_shape=(8, 8, 1))
+    assert frozen.lipschitz == 0
+    certificate = gj.certify(frozen, x, epsilon=1e-6)
+    assert not certificate.is_certified.any()
+    assert not certificate.radius.any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_do_not_freeze(small_net, bad):
+    net, variables, _ = small_net
+    params = jax.tree.map(lambda p: p.at[(0,) * p.ndim].set(bad), variables["params"])
+    with pytest.raises(ValueError, match=r"NaN or infinite entries"):
+        gj.freeze(net, {"params": params}, input_shape=(8, 8, 1))
+
+
+def test_a_shared_layer_at_two_image_sizes_is_refused():
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            conv = layers.Conv(2, 3, name="conv")
+            return layers.Flatten(name="flat")(conv(layers.AveragePool(2, name="pool")(conv(x))))
+
+    net = gj.GloroNet(Shared(), num_classes=2)
+    with pytest.raises(ValueError, match="Another image size needs fresh vectors"):
+        net.init(jax.random.key(0), X, norms=NORMS)
+    with pytest.raises(ValueError, match="two image sizes"):
+        net.init(jax.random.key(0), X, norms=Collect())
+
+
+def test_a_layer_shared_at_one_size_counts_twice():
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            dense = layers.Dense(4, name="dense")
+            return dense(dense(x))
+
+    net, x = gj.GloroNet(Shared(), num_classes=2), jnp.ones((2, 4))
+    variables = net.init(jax.random.key(0), x, norms=NORMS)
+    variables = {"params": jax.tree.map(lambda p: 3 * p, variables["params"])}
+    assert gj.freeze(net, variables, input_shape=(4,)).lipschitz == pytest.approx(9.0, rel=1e-5)

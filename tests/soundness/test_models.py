@@ -1,0 +1,72 @@
+"""No attack beats a certificate, and an attack worth the name notices a broken bound."""
+
+import jax
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax.evaluation import attack
+from gloro_jax.frozen_net import assemble
+from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f, gloro_8c2f
+
+
+@pytest.fixture(scope="module", params=["conv", "normalized head", "relu", "standardised"])
+def trained(request, tmp_path_factory, tiny_data):
+    changes = {
+        "conv": {},
+        "normalized head": {"is_head_normalized": True},
+        "relu": {"activation": "relu"},
+        "standardised": {"mean": (0.3,), "std": (0.35,)},
+    }[request.param]
+    model = GloroCNN(convs=((8, 3, 1), (8, 2, 2)), dense=(16,), num_classes=3, **changes)
+    config = gj.training.TrainConfig(epsilon=0.4, epochs=30, batch_size=40, learning_rate=1e-2)
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return gj.training.fit(model, tiny_data, config, run=run).frozen
+
+
+def test_no_attack_succeeds_inside_a_certified_radius(trained, tiny_data):
+    images, labels = tiny_data.test.images, tiny_data.test.labels
+    report = gj.evaluation.verified_robust_accuracy(trained, [(images, labels)], epsilon=0.4)
+    assert report.vra > 0.5
+    found = attack(trained, images, radii=report.radii, steps=40, restarts=2)
+    assert found.successes == 0
+
+
+def test_the_attack_notices_a_bound_four_times_too_small(trained, tiny_data):
+    tree = dict(trained._frozen)
+    tree["lipschitz"] = tree["lipschitz"] / 4
+    broken = assemble(trained.net, tree, input_shape=trained.input_shape)
+    images, labels = tiny_data.test.images, tiny_data.test.labels
+    report = gj.evaluation.verified_robust_accuracy(broken, [(images, labels)], epsilon=0.4)
+    found = attack(broken, images, radii=report.radii, steps=40, restarts=1)
+    assert found.successes > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (gloro_2c2f(), (28, 28, 1)),
+        pytest.param(gloro_4c3f(), (28, 28, 1), marks=pytest.mark.slow),
+        pytest.param(gloro_6c2f(), (32, 32, 3), marks=pytest.mark.slow),
+        pytest.param(gloro_8c2f(num_classes=200), (64, 64, 3), marks=pytest.mark.slow),
+    ],
+    ids=["2C2F", "4C3F", "6C2F", "8C2F"],
+)
+def test_the_papers_networks_freeze_to_bounds_just_above_converged_estimates(config, shape):
+    net = config.build()
+    x = jax.random.uniform(jax.random.key(0), (2, *shape))
+    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=1)))(
+        jax.random.key(1)
+    )
+    noise = jax.tree.map(
+        lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
+    )
+    estimate = jax.jit(lambda v: net.apply(v, x, norms=gj.PowerIteration(steps=100)))(
+        {**variables, "params": noise}
+    )
+    frozen = gj.freeze(net, {"params": noise}, input_shape=shape)
+    layers = len(config.convs) + len(config.dense)
+    assert len(frozen.layer_norms()) == layers
+    assert float(estimate.lipschitz) <= frozen.lipschitz
+    assert frozen.lipschitz <= float(estimate.lipschitz) * 1.02**layers
+    np.testing.assert_allclose(frozen(np.asarray(x)).values, estimate.values, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,136 @@
+"""fit: learns, saves, loads again, repeats itself, and refuses bad input before it starts."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import layers
+from gloro_jax.models import GloroCNN
+from gloro_jax.training.metrics import read_metrics
+
+MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
+CONFIG = gj.training.TrainConfig(epsilon=0.3, epochs=12, batch_size=40, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def result(tiny_data, tmp_path_factory):
+    return gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path_factory.mktemp("fit") / "run")
+
+
+def test_it_learns_to_certify(result, tiny_data):
+    assert result.validation.clean_accuracy > 0.9
+    assert result.validation.vra > 0.5
+    losses = [row["train"]["loss"] for row in result.history]
+    assert np.isfinite(losses).all()
+
+
+def test_the_run_folder_holds_config_metrics_and_weights(result):
+    config = json.loads((result.run / "config.json").read_text())
+    assert config["model"] == json.loads(json.dumps(dataclasses.asdict(MODEL)))
+    assert config["training"] == dataclasses.asdict(CONFIG)
+    rows = read_metrics(result.run)
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert rows == result.history
+    best = max(rows, key=lambda r: (r["validation"]["vra_estimate"], r["validation"]["clean"]))
+    assert best["epoch"] == result.best_epoch
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_load_gives_back_the_same_certificates(result, tiny_data, checkpoint):
+    loaded = gj.load(result.run, checkpoint=checkpoint)
+    x = tiny_data.test.images
+    if checkpoint == "best":
+        assert loaded.digest == result.frozen.digest
+        ours, theirs = (gj.certify(f, x, epsilon=0.3) for f in (loaded, result.frozen))
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert set(loaded.layer_norms()) == {"body/conv1", "body/dense1"}
+
+
+def test_the_same_seed_gives_the_same_digest_and_another_does_not(result, tiny_data, tmp_path):
+    again = gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "again")
+    assert again.frozen.digest == result.frozen.digest
+    short = dataclasses.replace(CONFIG, seed=1, epochs=1)
+    other = gj.training.fit(MODEL, tiny_data, short, run=tmp_path / "other")
+    assert other.frozen.digest != result.frozen.digest
+
+
+def test_estimated_vra_agrees_with_the_guaranteed_one_within_a_few_examples(result, tiny_data):
+    row = result.history[result.best_epoch - 1]["validation"]
+    assert abs(row["vra_estimate"] - result.validation.vra) <= 2 / len(tiny_data.validation)
+    assert row["clean"] == pytest.approx(result.validation.clean_accuracy, abs=1e-6)
+
+
+def test_a_network_of_ones_own_needs_to_be_given_again(tiny_data, tmp_path):
+    body = nn.Sequential([layers.Flatten(), layers.Dense(6), layers.MinMax()])
+    net = gj.GloroNet(body, num_classes=3)
+    short = dataclasses.replace(CONFIG, epochs=1)
+    result = gj.training.fit(net, tiny_data, short, run=tmp_path / "own")
+    with pytest.raises(ValueError, match=r"gj\.load\(run, net=\.\.\.\)"):
+        gj.load(result.run)
+    assert gj.load(result.run, net=net).digest == result.frozen.digest
+    wrong = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(4)]), num_classes=3)
+    with pytest.raises(ValueError, match="do not belong to this network"):
+        gj.load(result.run, net=wrong)
+
+
+def test_an_existing_run_is_never_touched(result, tiny_data):
+    before = (result.run / "metrics.jsonl").read_text()
+    with pytest.raises(FileExistsError, match="Runs are never overwritten"):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=result.run)
+    assert (result.run / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("loss", ["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"])
+def test_every_loss_trains(tiny_data, tmp_path, loss):
+    config = dataclasses.replace(CONFIG, epochs=2, loss=loss)
+    result = gj.training.fit(MODEL, tiny_data, config, run=tmp_path / loss)
+    assert result.history[1]["train"]["loss"] < np.inf
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_what_was_there(
+    tiny_data, tmp_path, monkeypatch
+):
+    from gloro_jax.training import step
+
+    def explosive(logits, labels, *, epsilon):
+        import jax.numpy as jnp
+
+        return gj.losses.emma(logits, labels, epsilon=epsilon) / jnp.where(epsilon < 0.25, 1.0, 0.0)
+
+    monkeypatch.setattr(step, "make_loss", lambda config: explosive)
+    with pytest.raises(FloatingPointError, match=r"at step \d+"):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
+    assert read_metrics(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon must be positive"),
+        ({"epsilon": -1.0}, "epsilon must be positive"),
+        ({"epsilon": float("nan")}, "epsilon must be positive"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"ramp": 2.0}, "ramp is a share"),
+        ({"trades_weight": -1.0}, "trades_weight must be at least 0"),
+    ],
+)
+def test_configs_are_checked_when_they_are_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_data, tmp_path):
+    with pytest.raises(ValueError, match="build it with num_classes=3"):
+        gj.training.fit(GloroCNN((), (4,)), tiny_data, CONFIG, run=tmp_path / "a")
+    big = dataclasses.replace(CONFIG, batch_size=400)
+    with pytest.raises(ValueError, match="batch_size 400 exceeds"):
+        gj.training.fit(MODEL, tiny_data, big, run=tmp_path / "a")
+    odd = dataclasses.replace(MODEL, dense=(7,))
+    with pytest.raises(ValueError, match="got 7 channels"):
+        gj.training.fit(odd, tiny_data, CONFIG, run=tmp_path / "a")
+    assert not (tmp_path / "a").exists()

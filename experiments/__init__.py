@@ -1,0 +1,1 @@
+"""Experiments: rows of results, benchmarks and plots, on top of the package."""

@@ -27,6 +27,7 @@ from gloro_jax.lipschitz.upper import matrix_norm as matrix_norm
 from gloro_jax.margins import GloroLogits as GloroLogits
 from gloro_jax.margins import bottom_logit as bottom_logit
 from gloro_jax.margins import certified_radius as certified_radius
+from gloro_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gloro_jax import data as data
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from gloro_jax import testing as testing
     from gloro_jax import training as training
     from gloro_jax.runs import load as load
-
-__version__ = "0.1.0"
 
 _LAZY_MODULES = ("data", "evaluation", "recipes", "testing", "training")
 

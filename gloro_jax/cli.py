@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from gloro_jax.data import Dataset, Split
@@ -175,11 +174,13 @@ def _fit(model: Any, data_name: str, training: Any, run: Path) -> "Dataset":
 
 
 def _certify(options: CertifyOptions) -> int:
+    from gloro_jax.evaluation.tables import norms, summary
+
     frozen, split, epsilon = _open(options.run, options.checkpoint, options.split, options.epsilon)
     report = _report(frozen, split, epsilon)
     console = Console(highlight=False)
-    console.print(_summary(report, title=f"{options.run}, {options.split} split"))
-    console.print(_norms(frozen))
+    console.print(summary(report, title=f"{options.run}, {options.split} split"))
+    console.print(norms(frozen))
     if options.save is not None:
         fields = ("labels", "predictions", "radii", "is_certified")
         arrays = {name: getattr(report, name) for name in fields}
@@ -189,23 +190,24 @@ def _certify(options: CertifyOptions) -> int:
 
 
 def _attack(options: AttackOptions) -> int:
-    frozen, split, epsilon = _open(options.run, options.checkpoint, options.split, options.epsilon)
-    images, labels = split.images[: options.examples], split.labels[: options.examples]
     from gloro_jax.data import Split
+    from gloro_jax.evaluation.tables import add_attack_rows, summary
 
-    chosen = Split(images, labels)
+    frozen, split, epsilon = _open(options.run, options.checkpoint, options.split, options.epsilon)
+    chosen = Split(split.images[: options.examples], split.labels[: options.examples])
     report = _report(frozen, chosen, epsilon)
     inside, at_epsilon = _attack_twice(
         frozen, chosen, report, steps=options.steps, restarts=options.restarts
     )
-    table = _summary(report, title=f"{options.run}, {options.split} split")
-    _add_attack_rows(table, report, inside, at_epsilon)
+    table = summary(report, title=f"{options.run}, {options.split} split")
+    add_attack_rows(table, report, inside, at_epsilon)
     Console(highlight=False).print(table)
     return _verdict(inside)
 
 
 def _demo(options: DemoOptions) -> int:
     from gloro_jax import runs
+    from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
     from gloro_jax.recipes import digits
 
     recipe = digits()
@@ -219,10 +221,10 @@ def _demo(options: DemoOptions) -> int:
     report = _report(frozen, data.test, training.epsilon)
     console.print(f"Attacking all {report.count} test images, at every other class ...")
     inside, at_epsilon = _attack_twice(frozen, data.test, report, steps=50, restarts=1)
-    table = _summary(report, title="digits, test split")
-    _add_attack_rows(table, report, inside, at_epsilon)
+    table = summary(report, title="digits, test split")
+    add_attack_rows(table, report, inside, at_epsilon)
     console.print(table)
-    console.print(_norms(frozen))
+    console.print(norms(frozen))
     return _verdict(inside)
 
 
@@ -258,34 +260,6 @@ def _attack_twice(
     inside = attack(frozen, split.images, radii=report.radii, steps=steps, restarts=restarts)
     at_epsilon = attack(frozen, split.images, radii=report.epsilon, steps=steps, restarts=restarts)
     return inside, at_epsilon
-
-
-def _summary(report: "Report", *, title: str) -> Table:
-    table = Table(title=title, show_header=False)
-    table.add_row("images", str(report.count))
-    table.add_row("clean accuracy", f"{report.clean_accuracy:.4f}")
-    table.add_row(
-        f"VRA at l2 radius {report.epsilon:g} (guaranteed bounds)", f"[bold]{report.vra:.4f}[/]"
-    )
-    table.add_row("not certified", f"{report.rejection_rate:.4f}")
-    table.add_row("median certified radius", f"{np.median(report.radii):.4f}")
-    return table
-
-
-def _add_attack_rows(
-    table: Table, report: "Report", inside: "AttackReport", at_epsilon: "AttackReport"
-) -> None:
-    withstood = float((report.is_correct & ~at_epsilon.is_success).mean())
-    table.add_row(f"accuracy under attack at {report.epsilon:g}", f"{withstood:.4f}")
-    table.add_row("attacks that succeeded inside a certified radius", str(inside.successes))
-
-
-def _norms(frozen: "FrozenNet") -> Table:
-    table = Table("layer", "guaranteed norm", title="Lipschitz bounds")
-    for name, norm in frozen.layer_norms().items():
-        table.add_row(name, f"{norm:.5f}")
-    table.add_row("K, the whole body", f"{frozen.lipschitz:.5f}", end_section=True)
-    return table
 
 
 def _verdict(inside: "AttackReport") -> int:

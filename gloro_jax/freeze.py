@@ -49,14 +49,16 @@ def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Fr
         )
     shape = _checked_shape(input_shape)
     operators = _collect(net, variables, shape)
-    frozen = jax.tree_util.tree_map_with_path(_bounded, operators, is_leaf=_is_collected)
-    frozen["lipschitz"] = _compose(net, frozen, shape)
-    frozen = jax.tree.map(_in_float32, frozen, is_leaf=is_bounded)
-    if not np.isfinite(frozen["lipschitz"]):
+    # Rounded before they are composed, so that a file's K can be composed again from its norms.
+    bounded = jax.tree_util.tree_map_with_path(_bounded, operators, is_leaf=_is_collected)
+    frozen = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
+    lipschitz = float32_up(_compose(net, frozen, shape))
+    if not np.isfinite(lipschitz):
         raise ValueError(
             "The network's Lipschitz bound overflows float32, so nothing could be certified: "
             "check the scale of the weights."
         )
+    frozen["lipschitz"] = np.asarray(lipschitz)
     return assemble(net, frozen, input_shape=shape)
 
 
@@ -80,7 +82,15 @@ def from_arrays(
         )
     leaves = [arrays[path] for path, _ in named_leaves(template)]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    return assemble(net, tree, input_shape=input_shape, digest=digest)
+    frozen = assemble(net, tree, input_shape=input_shape, digest=digest)
+    # Layers without weights leave no trace in the file, and their constants may differ.
+    body = {name: node for name, node in tree.items() if name != "lipschitz"}
+    if frozen.lipschitz < float32_up(_compose(net, body, input_shape)):
+        raise ValueError(
+            "The stored Lipschitz bound is too small for this network: its layers without weights "
+            "are not those that were frozen. Freeze it again."
+        )
+    return frozen
 
 
 def _checked_shape(input_shape: Any) -> tuple[int, ...]:
@@ -133,10 +143,14 @@ def _with_kernel(operator: Any, kernel: np.ndarray) -> Operator:
 
 def _compose(net: GloroNet, frozen: Any, shape: tuple[int, ...]) -> float:
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        tree = jax.tree.map(np.asarray, frozen)
+        tree = jax.tree.map(_bounds_in_float64, frozen, is_leaf=is_bounded)
         example = jnp.zeros((1, *shape), jnp.float32)
-        bound = jax.jit(lambda t: net.apply({"frozen": t}, example, norms=Frozen()).lipschitz.value)
-        return float(bound(tree))
+
+        def bound(frozen: Any) -> Any:
+            logits: Any = net.apply({"frozen": frozen}, example, norms=Frozen())
+            return logits.lipschitz.value
+
+        return float(jax.jit(bound)(tree))
 
 
 def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
@@ -158,16 +172,21 @@ def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
     return {**frozen, "lipschitz": jax.ShapeDtypeStruct((), jnp.float32)}
 
 
-def _in_float32(node: Any) -> Any:
+def _bounds_in_float64(node: FrozenLinear | FrozenHead) -> FrozenLinear | FrozenHead:
+    """Norms in float64, so that products of them are; weights as they are."""
+    if isinstance(node, FrozenLinear):
+        return dataclasses.replace(node, norm=np.asarray(node.norm, np.float64))
+    return node
+
+
+def _in_float32(node: FrozenLinear | FrozenHead) -> FrozenLinear | FrozenHead:
     """Bounds, float64 so far, rounded up to float32; weights stay as executed."""
     if isinstance(node, FrozenLinear):
         return dataclasses.replace(node, norm=_float32_up(node.norm))
-    if isinstance(node, FrozenHead):
-        return dataclasses.replace(node, distances=_float32_up(node.distances))
-    return _float32_up(node)
+    return dataclasses.replace(node, distances=_float32_up(node.distances))
 
 
-def _float32_up(bounds: Any) -> np.ndarray:
+def _float32_up(bounds: np.ndarray) -> np.ndarray:
     return np.vectorize(float32_up, otypes=[np.float32])(bounds)
 
 

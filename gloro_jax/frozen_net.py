@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gloro_jax.gloro import FrozenHead, GloroNet
@@ -48,7 +49,7 @@ class FrozenNet:
         """As a call, for code that has already checked `x` and the digest."""
         batch = x.shape[: x.ndim - len(self.input_shape)]
         flat = x.reshape((-1, *self.input_shape))
-        logits = self.net.apply({"frozen": self._frozen}, flat, norms=Frozen())
+        logits: Any = self.net.apply({"frozen": self._frozen}, flat, norms=Frozen())
         values = logits.values.reshape((*batch, logits.values.shape[-1]))
         return dataclasses.replace(logits, values=values)
 
@@ -102,7 +103,7 @@ class FrozenNet:
         Traced leaves cannot be looked at; concrete ones are looked at once per object.
         """
         leaves = jax.tree.leaves(self)
-        if self._is_checked or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if self._is_checked or any(isinstance(leaf, Tracer) for leaf in leaves):
             return
         if not np.array_equal(np.asarray(self._digest), _digest(self._frozen, self.input_shape)):
             raise ValueError(
@@ -164,15 +165,18 @@ def _named_nodes(frozen: Any) -> list[tuple[str, Any]]:
 
 
 def named_leaves(frozen: Any) -> list[tuple[str, Any]]:
+    """Every leaf with its path, "body/conv1/linear/bias"."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(frozen)
     return [(path_name(path), leaf) for path, leaf in pairs]
 
 
 def path_name(path: Any) -> str:
+    """A key path as text."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", None))) for key in path)
 
 
 def is_bounded(node: Any) -> bool:
+    """Whether a node carries guaranteed bounds."""
     return isinstance(node, FrozenLinear | FrozenHead)
 
 

@@ -78,7 +78,8 @@ class GloroNet(nn.Module):
         else:
             head = self._head(features.shape[-1])
             if isinstance(norms, Collect):
-                self.sow("operators", "head", head, init_fn=lambda: None, reduce_fn=lambda _, h: h)
+                keep_last: Any = lambda _, new: new  # noqa: E731
+                self.sow("operators", "head", head, init_fn=lambda: None, reduce_fn=keep_last)
             distances = head_distances(head.kernel)
         precision = jax.lax.Precision.HIGHEST if is_frozen else None
         scores = add_bias(jnp.matmul(features, head.kernel, precision=precision), head.bias)
@@ -139,9 +140,7 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
 
     def run_body(net: GloroNet, x: Any) -> Bounded:  # the head may not fit another image size
         rule = PowerIteration(steps=1)
-        entered = Bounded.enter(
-            x, kind=rule.kind, rule=rule, is_training=False, dtype=jnp.float32
-        )
+        entered = Bounded.enter(x, kind=rule.kind, rule=rule, is_training=False, dtype=jnp.float32)
         return net.body(entered)
 
     def fresh(kept: Any, key: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.lipschitz.norms import Estimate, UpperBound
@@ -84,7 +85,7 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     Raises:
         ValueError: if a concrete `epsilon` is not a single positive finite number.
     """
-    if isinstance(epsilon, jax.core.Tracer):
+    if isinstance(epsilon, Tracer):
         if epsilon.shape != ():
             raise ValueError(f"epsilon is one number, got an array of shape {epsilon.shape}.")
         if epsilon.dtype == jnp.float32:

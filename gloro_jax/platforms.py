@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 # XLA:CPU hands convolutions to YNNPACK, whose weight gradients are 2 to 10 times slower than
 # Eigen's. An empty list of fusion types keeps Eigen. Measure again with each new JAX.
@@ -19,8 +20,8 @@ def compiler_options() -> dict[str, str]:
 
 def is_tracing(*trees: Any) -> bool:
     """Whether we are inside a JAX transformation, or one of `trees` holds a traced value."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
-    return traced or isinstance(jnp.zeros(()), jax.core.Tracer)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    return traced or isinstance(jnp.zeros(()), Tracer)
 
 
 def jit(fn: Callable[..., Any], *, static_argnames: tuple[str, ...] = ()) -> Callable[..., Any]:

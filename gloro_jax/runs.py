@@ -102,18 +102,19 @@ def load(
     if checkpoint not in typing.get_args(Checkpoint):
         raise ValueError(f"checkpoint is 'best' or 'last', got {checkpoint!r}.")
     model = read_config(run).get("model")
-    if net is None:
-        if model is None:
-            raise ValueError(
-                f"{Path(run)} was trained with a network of your own: pass it, "
-                "gj.load(run, net=...)."
-            )
-        net = from_plain(ModelConfig, model).build()
+    if net is not None:
+        built = net
+    elif model is not None:
+        built = from_plain(ModelConfig, model, where="model").build()
+    else:
+        raise ValueError(
+            f"{Path(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
+        )
     path = _weights(Path(run), checkpoint)
     arrays, metadata = _read_arrays(path)
     try:
         input_shape = tuple(json.loads(metadata["input_shape"]))
-        return from_arrays(net, arrays, input_shape=input_shape, digest=metadata["digest"])
+        return from_arrays(built, arrays, input_shape=input_shape, digest=metadata["digest"])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
 

@@ -139,7 +139,9 @@ class _Checks:
                 best = max(best, float(value))
                 length = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
                 rate = 0.1 * size / jnp.where(length > 0, length, 1.0)
-                a, b = (p + rate * jnp.nan_to_num(g) for p, g in zip((a, b), gradients, strict=True))
+                a, b = (
+                    p + rate * jnp.nan_to_num(g) for p, g in zip((a, b), gradients, strict=True)
+                )
         return best
 
     def _forward(self, tree: Any, x: Any) -> Any:

@@ -17,7 +17,9 @@ def small_net():
     """A convolutional net on 8 x 8 images with weights away from their symmetric start."""
     net = GloroCNN(convs=((8, 3, 1), (8, 4, 2)), dense=(16,), num_classes=5).build()
     x = jax.random.uniform(jax.random.key(1), (12, 8, 8, 1))
-    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(jax.random.key(0))
+    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(
+        jax.random.key(0)
+    )
     noise = jax.tree.map(
         lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
     )

@@ -144,9 +144,10 @@ def test_fresh_vectors_serve_another_image_size():
     body = nn.Sequential([layers.Conv(4, 3), layers.AveragePool(4), layers.Flatten()])
     net = gj.GloroNet(body, num_classes=2)
     norms = gj.PowerIteration(steps=2)
+    x = jnp.zeros((1, 8, 8, 1))
+    variables = net.init(jax.random.key(0), x, norms=norms)
     with pytest.raises(ValueError, match="no power-iteration vector"):
-        variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), norms=norms)
-        net.apply({"params": variables["params"]}, jnp.zeros((1, 8, 8, 1)), norms=norms)
+        net.apply({"params": variables["params"]}, x, norms=norms)
     fresh = gj.init_spectral(net, variables, key=jax.random.key(1), input_shape=(7, 7, 1))
     assert fresh["spectral"]["body"]["layers_0"]["vector"].shape == (7, 7, 1)
 

@@ -42,7 +42,11 @@ def params(golden):
     def pair(name):
         return {"kernel": weights[f"{name}/kernel:0"], "bias": weights[f"{name}/bias:0"]}
 
-    body = {"layers_0": pair("1/conv2d"), "layers_2": pair("3/conv2d_1"), "layers_6": pair("7/dense")}
+    body = {
+        "layers_0": pair("1/conv2d"),
+        "layers_2": pair("3/conv2d_1"),
+        "layers_6": pair("7/dense"),
+    }
     head = pair("9/dense_1")
     return {"body": body, "head_kernel": head["kernel"], "head_bias": head["bias"]}
 
@@ -94,15 +98,15 @@ def test_certified_radius(converged, golden):
 )
 def test_losses_with_the_references_constant(converged, golden, name, loss):
     logits = gj.GloroLogits(
-        converged.values, gj.Estimate(jnp.float32(golden["sub_lipschitz"])), converged.head_distances
+        converged.values,
+        gj.Estimate(jnp.float32(golden["sub_lipschitz"])),
+        converged.head_distances,
     )
     mean = loss(logits, jnp.asarray(golden["y"]), epsilon=float(golden["eps"])).mean()
     assert float(mean) == pytest.approx(float(golden[f"loss/{name}"]), rel=1e-5)
 
 
-def test_the_guaranteed_constant_is_above_the_exact_one_and_within_two_percent(
-    net, params, golden
-):
+def test_the_guaranteed_constant_is_above_the_exact_one_and_within_two_percent(net, params, golden):
     frozen = gj.freeze(net, {"params": params}, input_shape=(14, 14, 2))
     body = params["body"]
     operators = [

@@ -93,7 +93,10 @@ def test_emma(logits, parts):
     with np.errstate(divide="ignore", invalid="ignore"):
         fractions = np.clip(np.nan_to_num(-z / lifts, nan=1.0), 0.01, 1.0)
     assert {0.01, 1.0} < set(fractions.ravel())  # all three regimes are met
-    check(losses.emma(logits, jnp.asarray(LABELS), epsilon=EPSILON), cross_entropy(z + fractions * lifts))
+    check(
+        losses.emma(logits, jnp.asarray(LABELS), epsilon=EPSILON),
+        cross_entropy(z + fractions * lifts),
+    )
 
 
 def test_emma_is_the_margin_loss_where_all_margins_are_large(logits):

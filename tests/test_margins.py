@@ -1,4 +1,4 @@
-"""Margins: the formula, its rounding, its fail-closed corners, and an exact reference classifier."""
+"""Margins: the formula, its rounding, its fail-closed corners, an exact reference classifier."""
 
 from fractions import Fraction
 
@@ -79,7 +79,9 @@ def test_radius_and_slack_never_exceed_their_exact_values():
         j = int(v.argmax())
         others = [i for i in range(5) if i != j]
         margins = {i: Fraction(float(v[j])) - Fraction(float(v[i])) for i in others}
-        constants = {i: Fraction(float(np.float32(1.7))) * Fraction(float(rows[i, j])) for i in others}
+        constants = {
+            i: Fraction(float(np.float32(1.7))) * Fraction(float(rows[i, j])) for i in others
+        }
         assert Fraction(float(radius)) <= min(margins[i] / constants[i] for i in others)
         assert Fraction(float(slack)) <= min(
             margins[i] - Fraction(epsilon) * constants[i] for i in others
@@ -97,7 +99,9 @@ def test_estimates_never_certify():
 
 def test_head_distances_and_their_gradient_at_equal_columns():
     kernel = jax.random.normal(jax.random.key(0), (6, 4)).at[:, 1].set(0.5).at[:, 2].set(0.5)
-    expected = np.linalg.norm(np.asarray(kernel)[:, :, None] - np.asarray(kernel)[:, None, :], axis=0)
+    expected = np.linalg.norm(
+        np.asarray(kernel)[:, :, None] - np.asarray(kernel)[:, None, :], axis=0
+    )
     np.testing.assert_allclose(head_distances(kernel), expected, rtol=1e-5)
     gradient = jax.grad(lambda k: head_distances(k).sum())(kernel)
     assert jnp.isfinite(gradient).all()

@@ -1,0 +1,1 @@
+"""One module per row of results: paper, expectation, command."""

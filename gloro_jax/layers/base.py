@@ -154,6 +154,7 @@ def _runner(linear: Linear, *, precision: Any) -> Callable[[Any], Any]:
 
 
 def frozen_entry(module: nn.Module, name: str) -> Any:
+    """What `freeze` stored for this module, or an error that teaches."""
     if not module.has_variable("frozen", name):
         raise ValueError(
             f"{module.name or type(module).__name__} has no frozen operator: guaranteed norms "

@@ -52,17 +52,17 @@ class Scale(LipschitzLayer):
     """Multiplication by one learned number; its constant is the absolute value of that number.
 
     Attributes:
-        init: the number to start from.
+        initial: the number to start from.
     """
 
-    init: float = 1.0
+    initial: float = 1.0
 
     @nn.compact
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer."""
 
         def make() -> Linear:
-            factor = self.param("factor", nn.initializers.constant(self.init), (), jnp.float32)
+            factor = self.param("factor", nn.initializers.constant(self.initial), (), jnp.float32)
             return Linear(Scaling(jnp.asarray(factor), x.shape[1:]))
 
         return self.apply_linear(x, make)

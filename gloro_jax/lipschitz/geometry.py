@@ -28,9 +28,8 @@ def resolve_padding(padding: Padding, *, image_size: Pair, window: Pair, strides
         ValueError: if `padding` is of no known form, is negative, or leaves no output.
     """
     if padding == "SAME":
-        pads = tuple(
-            _same(size, k, s) for size, k, s in zip(image_size, window, strides, strict=True)
-        )
+        (height, width), (kh, kw), (sy, sx) = image_size, window, strides
+        pads = (_same(height, kh, sy), _same(width, kw, sx))
     elif padding == "VALID":
         pads = ((0, 0), (0, 0))
     elif isinstance(padding, int):

@@ -1,5 +1,7 @@
 """Proved upper bounds of eigenvalues, and Gram matrices of operators small enough to write out."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
@@ -16,7 +18,8 @@ def power_of_two_below(x: float) -> float:
 
 def is_positive_definite(matrix: np.ndarray) -> bool:
     """Whether float64 Cholesky of the matrix's lower triangle runs to its end."""
-    potrf = scipy.linalg.lapack.zpotrf if np.iscomplexobj(matrix) else scipy.linalg.lapack.dpotrf
+    lapack: Any = scipy.linalg.lapack
+    potrf = lapack.zpotrf if np.iscomplexobj(matrix) else lapack.dpotrf
     factor, info = potrf(matrix, lower=1, overwrite_a=0)
     return info == 0 and bool(np.isfinite(np.diagonal(factor)).all())
 
@@ -104,10 +107,9 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
     if n > _EXPLICIT_EIGENVALUE_SIZE:
         start = np.random.default_rng(0).standard_normal(n)
         try:
+            eigsh: Any = scipy.sparse.linalg.eigsh
             return float(
-                scipy.sparse.linalg.eigsh(
-                    gram, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False
-                )[0]
+                eigsh(gram, k=1, which="LA", v0=start, tol=1e-9, return_eigenvectors=False)[0]
             )
         except scipy.sparse.linalg.ArpackError:
             pass  # breakdown or no convergence: the dense routine always answers

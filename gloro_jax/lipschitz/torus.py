@@ -13,6 +13,7 @@ N = H alone is not sound (circular 0.866 against a true 0.901 for [-1/2, 0, 1/2]
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from gloro_jax.lipschitz.rounding import cholesky_slack, gamma, up
 
 _BYTES_PER_CHUNK = 2**27
 _POWER_STEPS = 12
-_TWISTS = tuple(itertools.product((0, 1), repeat=2))  # in half turns, per axis
+_TWISTS: tuple[Pair, ...] = ((0, 0), (0, 1), (1, 0), (1, 1))  # in half turns, per axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Symbol:
             _phases(frequencies[:, axis], self.sites[axis], self.twist[axis], span)
             for axis, span in enumerate(self.gram_kernel.shape[:2])
         )
-        phases = (phase_y[:, :, None] * phase_x[:, None, :]).reshape(len(frequencies), -1)
+        phases: Any = (phase_y[:, :, None] * phase_x[:, None, :]).reshape(len(frequencies), -1)
         flat = self.gram_kernel.reshape(phases.shape[1], -1)
         blocks = phases.real @ flat + 1j * (phases.imag @ flat)
         return blocks.reshape(-1, self.channels, self.channels)

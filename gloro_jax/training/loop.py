@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import gloro_jax
 from gloro_jax import runs
 from gloro_jax.data import Batch, Dataset, evaluation_batches, training_batches
 from gloro_jax.evaluation import Report, verified_robust_accuracy
@@ -25,6 +24,7 @@ from gloro_jax.training.parallel import Backend, data_parallel
 from gloro_jax.training.progress import TrainingProgress
 from gloro_jax.training.state import TrainState, initial_state
 from gloro_jax.training.step import make_eval_step, make_optimizer, make_train_step
+from gloro_jax.version import __version__
 
 _EVALUATION_BATCH = 256
 
@@ -200,7 +200,7 @@ def _plain_config(
     net: GloroNet | ModelConfig, data: Dataset, config: TrainConfig
 ) -> dict[str, Any]:
     return {
-        "gloro_jax": gloro_jax.__version__,
+        "gloro_jax": __version__,
         "model": dataclasses.asdict(net) if isinstance(net, ModelConfig) else None,
         "data": {"name": data.name, "examples": len(data.train), "input_shape": data.input_shape},
         "training": dataclasses.asdict(config),

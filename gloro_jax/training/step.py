@@ -69,28 +69,22 @@ def make_train_step(
         ramp_steps=round(config.ramp * config.epochs * steps_per_epoch),
     )
 
-    def objective(params: Any, spectral: Any, batch: Batch, epsilon: Any) -> Any:
-        logits, updates = net.apply(
-            {"params": params, "spectral": spectral},
-            as_float(batch.images),
-            norms=norms,
-            is_training=True,
-            mutable=["spectral"],
-        )
-        per_example = loss_of(logits, batch.labels, epsilon=epsilon)
-        sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
-        return jnp.mean(per_example), (updates.get("spectral", {}), sums)
-
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         epsilon = radius(state.step)
 
-        def on_this_batch(params: Any, spectral: Any) -> Any:
-            loss, (vectors, sums) = objective(params, spectral, batch, epsilon)
-            return loss, (vectors, sums)
+        def objective(params: Any, spectral: Any) -> Any:
+            logits, new = net.apply(
+                {"params": params, "spectral": spectral},
+                as_float(batch.images),
+                norms=norms,
+                is_training=True,
+                mutable=["spectral"],
+            )
+            per_example = loss_of(logits, batch.labels, epsilon=epsilon)
+            sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
+            return jnp.mean(per_example), (new.get("spectral", {}), sums)
 
-        (_, (spectral, sums)), gradient = value_and_grad(
-            on_this_batch, state.params, state.spectral
-        )
+        (_, (spectral, sums)), gradient = value_and_grad(objective, state.params, state.spectral)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, spectral, opt_state), sums
@@ -106,7 +100,7 @@ def make_eval_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         variables = {"params": state.params, "spectral": state.spectral}
-        logits = net.apply(variables, as_float(batch.images), norms=norms)
+        logits: Any = net.apply(variables, as_float(batch.images), norms=norms)
         per_example = loss_of(logits, batch.labels, epsilon=config.epsilon)
         return state, sum_over_devices(_sums(logits, batch, per_example, epsilon=config.epsilon))
 

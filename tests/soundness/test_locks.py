@@ -11,7 +11,6 @@ from gloro_jax import layers
 from gloro_jax.layers.base import Collect, Frozen
 
 
-
 def as_users_call(fn):
     """`fn` without the type hook that the test suite wraps around it."""
     return getattr(fn, "__wrapped__", fn)

@@ -132,4 +132,6 @@ def test_overlapping_max_pooling_has_constant_three():
 def test_the_reshaped_kernel_is_not_the_operator():
     kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
     reshaped = np.linalg.norm(kernel.reshape(-1, 4), ord=2)
-    assert reshaped < 0.8 * float(gj.conv_norm(kernel, image_size=(8, 8), strides=1, padding="SAME"))
+    assert reshaped < 0.8 * float(
+        gj.conv_norm(kernel, image_size=(8, 8), strides=1, padding="SAME")
+    )

@@ -85,7 +85,9 @@ def test_an_existing_run_is_never_touched(result, tiny_data):
     assert (result.run / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.parametrize("loss", ["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"])
+@pytest.mark.parametrize(
+    "loss", ["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"]
+)
 def test_every_loss_trains(tiny_data, tmp_path, loss):
     config = dataclasses.replace(CONFIG, epochs=2, loss=loss)
     result = gj.training.fit(MODEL, tiny_data, config, run=tmp_path / loss)

@@ -84,7 +84,7 @@ def test_shard_map_is_a_witness_that_pmap_is_not():
     batch = Batch(np.arange(16.0, dtype=np.float32), np.zeros(16), np.ones(16, bool))
     wrong, _ = data_parallel(forgetful, backend="pmap")(jnp.zeros(()), batch)
     assert float(wrong) != batch.images.sum()
-    with pytest.raises(ValueError, match="replicat|out_specs"):
+    with pytest.raises(ValueError, match=r"replicat|out_specs"):
         data_parallel(forgetful, backend="shard_map")(jnp.zeros(()), batch)
 
 

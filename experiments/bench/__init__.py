@@ -1,0 +1,1 @@
+"""Benchmarks: speed goals, measured and never asserted."""

@@ -1,0 +1,39 @@
+"""Reports as tables for a terminal."""
+
+import numpy as np
+from rich.table import Table
+
+from gloro_jax.evaluation.attacks import AttackReport
+from gloro_jax.evaluation.vra import Report
+from gloro_jax.frozen_net import FrozenNet
+
+
+def summary(report: Report, *, title: str) -> Table:
+    """Accuracy, VRA and radii of one report."""
+    table = Table(title=title, show_header=False)
+    table.add_row("images", str(report.count))
+    table.add_row("clean accuracy", f"{report.clean_accuracy:.4f}")
+    table.add_row(
+        f"VRA at l2 radius {report.epsilon:g} (guaranteed bounds)", f"[bold]{report.vra:.4f}[/]"
+    )
+    table.add_row("not certified", f"{report.rejection_rate:.4f}")
+    table.add_row("median certified radius", f"{np.median(report.radii):.4f}")
+    return table
+
+
+def add_attack_rows(
+    table: Table, report: Report, inside: AttackReport, at_epsilon: AttackReport
+) -> None:
+    """What the attacks at epsilon and inside certified radii left standing."""
+    withstood = float((report.is_correct & ~at_epsilon.is_success).mean())
+    table.add_row(f"accuracy under attack at {report.epsilon:g}", f"{withstood:.4f}")
+    table.add_row("attacks that succeeded inside a certified radius", str(inside.successes))
+
+
+def norms(frozen: FrozenNet) -> Table:
+    """The guaranteed norm of every linear layer, and K."""
+    table = Table("layer", "guaranteed norm", title="Lipschitz bounds")
+    for name, norm in frozen.layer_norms().items():
+        table.add_row(name, f"{norm:.5f}")
+    table.add_row("K, the whole body", f"{frozen.lipschitz:.5f}", end_section=True)
+    return table

@@ -1,0 +1,84 @@
+"""VRA: exact over any batching; curves that agree with it; attacks that stay where they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax.evaluation import attack, verified_robust_accuracy
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.asarray(jax.random.uniform(jax.random.key(3), (23, 8, 8, 1)))
+
+
+@pytest.fixture(scope="module")
+def labels(small_frozen, images):
+    predictions = np.array(small_frozen(images).prediction)
+    predictions[::4] = (predictions[::4] + 1) % 5  # a quarter is wrong on purpose
+    return predictions
+
+
+@pytest.fixture(scope="module")
+def report(small_frozen, images, labels):
+    return verified_robust_accuracy(small_frozen, [(images, labels)], epsilon=0.05)
+
+
+def test_by_hand(report, small_frozen, images, labels):
+    certificate = gj.certify(small_frozen, images, epsilon=0.05)
+    correct = np.asarray(certificate.prediction) == labels
+    assert report.clean_accuracy == pytest.approx(correct.mean())
+    assert report.vra == pytest.approx((correct & np.asarray(certificate.is_certified)).mean())
+    assert report.rejection_rate == pytest.approx(1 - np.asarray(certificate.is_certified).mean())
+    assert 0 < report.vra < report.clean_accuracy < 1
+
+
+@pytest.mark.parametrize("cuts", [[10], [4, 8, 12, 16, 20], [1, 2]])
+def test_it_does_not_depend_on_the_batches(report, small_frozen, images, labels, cuts):
+    pairs = zip(np.split(images, cuts), np.split(labels, cuts), strict=True)
+    other = verified_robust_accuracy(small_frozen, pairs, epsilon=0.05)
+    assert (other.count, other.vra, other.clean_accuracy) == (23, report.vra, report.clean_accuracy)
+    np.testing.assert_array_equal(other.labels, labels)
+
+
+def test_the_curve_falls_from_clean_accuracy_and_passes_through_vra(report):
+    radii = np.linspace(0, 0.5, 60)
+    curve = report.certified_accuracy(radii)
+    assert (np.diff(curve) <= 0).all()
+    assert curve[0] == pytest.approx(report.clean_accuracy)
+    assert report.certified_accuracy([0.05])[0] == pytest.approx(report.vra, abs=1 / 23)
+    assert report.certified_accuracy([1e9])[0] == 0
+
+
+def test_every_reported_success_is_one(small_frozen, images):
+    found = attack(small_frozen, images, radii=0.4, steps=20)
+    assert found.successes > 0
+    hit = found.is_success
+    moved = (found.examples.astype(float) - images.astype(float))[hit]
+    distances = np.sqrt((moved**2).sum(axis=(1, 2, 3)))
+    np.testing.assert_allclose(distances, found.distances[hit])
+    assert (distances < 0.4).all()
+    assert found.examples.min() >= 0
+    assert found.examples.max() <= 1
+    again = np.asarray(small_frozen(jnp.asarray(found.examples)).prediction)
+    clean = np.asarray(small_frozen(images).prediction)
+    assert (again[hit] != clean[hit]).all()
+    np.testing.assert_array_equal(found.examples[~hit], images[~hit])
+
+
+def test_the_attack_reaches_the_boundary_of_a_linear_network():
+    from gloro_jax import layers
+
+    net = gj.GloroNet(layers.Flatten(), num_classes=3)
+    x = 0.5 + 0.01 * jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
+    frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
+    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)  # exact for a linear network
+    assert attack(frozen, np.asarray(x), radii=radii).successes == 0
+    assert attack(frozen, np.asarray(x), radii=1.01 * radii).successes == 6
+
+
+def test_an_attack_of_radius_zero_finds_nothing(small_frozen, images):
+    assert attack(small_frozen, images[:3], radii=0.0, steps=2, restarts=2).successes == 0

@@ -1,0 +1,70 @@
+"""The public names and signatures: others call them, so a change here is a decision."""
+
+import inspect
+
+import gloro_jax as gj
+
+SIGNATURES = {
+    "power_iteration": "(linear, vector, *, steps)",
+    "matrix_norm": "(matrix)",
+    "conv_norm": "(kernel, *, image_size, strides, padding, groups)",
+    "Bounded.apply": "(self, fn, *, lipschitz)",
+    "Bounded.add": "(a, b)",
+    "GloroNet.__call__": "(self, x, *, norms, is_training)",
+    "init_spectral": "(net, variables, *, key, input_shape)",
+    "bottom_logit": "(logits, *, epsilon)",
+    "certified_radius": "(logits)",
+    "losses.emma": "(logits, labels, *, epsilon)",
+    "losses.gloro_cross_entropy": "(logits, labels, *, epsilon)",
+    "losses.margin": "(logits, labels, *, epsilon)",
+    "losses.lmt": "(logits, labels, *, epsilon)",
+    "losses.trades_kl": "(logits, labels, *, epsilon, weight)",
+    "losses.trades_ce": "(logits, labels, *, epsilon, weight)",
+    "freeze": "(net, variables, *, input_shape)",
+    "certify": "(frozen, x, *, epsilon)",
+    "load": "(run, *, checkpoint, net)",
+    "training.fit": "(net, data, config, *, run, backend)",
+    "training.data_parallel": "(step, *, backend, devices)",
+    "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon)",
+    "evaluation.attack": "(frozen, images, *, radii, steps, restarts, seed, batch_size)",
+    "data.from_arrays": "(train, test, *, validation, seed, name)",
+    "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
+}
+NAMES = {
+    "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet", "PowerIteration",
+    "UpperBound", "bottom_logit", "certified_radius", "certify", "conv_norm", "data", "evaluation",
+    "freeze", "init_spectral", "layers", "load", "losses", "matrix_norm", "models",
+    "power_iteration", "recipes", "testing", "training",
+}  # fmt: skip
+
+
+def plain_signature(path):
+    thing = gj
+    for name in path.split("."):
+        thing = getattr(thing, name)
+    parameters = inspect.signature(thing).parameters.values()
+    parts, has_star = [], False
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY and not has_star:
+            parts.append("*")
+            has_star = True
+        parts.append(parameter.name)
+    return f"({', '.join(parts)})"
+
+
+def test_signatures():
+    assert {path: plain_signature(path) for path in SIGNATURES} == SIGNATURES
+
+
+def test_names():
+    public = {name for name in dir(gj) if not name.startswith("_")}
+    internal = {"certify", "freeze", "activations", "frozen_net", "gloro", "lipschitz", "margins",
+                "platforms", "pytrees", "schedules", "runs", "importlib", "Any", "TYPE_CHECKING",
+                "cli", "jaxtyping", "version"}  # fmt: skip
+    assert public - (internal - NAMES) == NAMES
+
+
+def test_fields():
+    assert gj.Certificate._fields == ("prediction", "radius", "is_certified", "slack")
+    assert float(gj.UpperBound(2.0)) == 2.0
+    assert float(gj.Estimate(1.5)) == 1.5

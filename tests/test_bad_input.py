@@ -1,0 +1,102 @@
+"""Bad input, as a user meets it: outside the test suite's type hook, in a process of its own.
+
+Each case is one statement; the process runs them all and reports what each one raised.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PRELUDE = """
+import json, sys
+import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
+import gloro_jax as gj
+from gloro_jax import layers
+from gloro_jax.data.sources import Split, check_labels
+norms = gj.PowerIteration(steps=1)
+x = jnp.ones((2, 6, 6, 2))
+net = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(4)]), num_classes=3)
+variables = net.init(jax.random.key(0), x, norms=norms)
+frozen = gj.freeze(net, variables, input_shape=(6, 6, 2))
+logits = net.apply(variables, x, norms=norms)
+images, labels = np.zeros((4, 6, 6, 2), np.float32), np.array([0, 1, 2, 0])
+"""
+
+CASES = {
+    "gj.certify(frozen, np.zeros((2, 6, 6, 2), np.uint8), epsilon=0.1)":
+        ("TypeError", "float32 images in [0, 1], got uint8"),
+    "gj.certify(frozen, np.zeros((2, 6, 6, 2)), epsilon=0.1)":
+        ("TypeError", "float32 images in [0, 1], got float64"),
+    "gj.certify(frozen, [[1.0]], epsilon=0.1)": ("TypeError", "got list"),
+    "gj.certify(frozen, x[..., :1], epsilon=0.1)": ("ValueError", "images of shape (6, 6, 2)"),
+    "gj.certify(frozen, x, epsilon=float('nan'))": ("ValueError", "positive and finite"),
+    "gj.certify(frozen, x, epsilon='0.1x')": ("ValueError", "0.1x"),
+    "gj.certify(logits, x, epsilon=0.1)": ("TypeError", "certify takes a FrozenNet"),
+    "gj.certify(variables, x, epsilon=0.1)": ("TypeError", "certify takes a FrozenNet"),
+    "gj.certified_radius(logits)": ("TypeError", "needs an UpperBound"),
+    "gj.freeze(net, {}, input_shape=(6, 6, 2))": ("ValueError", "needs variables['params']"),
+    "gj.freeze(nn.Dense(3), variables, input_shape=(6,))": ("TypeError", "takes a gj.GloroNet"),
+    "gj.freeze(net, variables, input_shape=(0, 6, 2))": ("ValueError", "input_shape is the shape"),
+    "net.apply(variables, x, norms=None)": ("TypeError", "norms says how"),
+    "net.apply(variables, x.astype(int), norms=norms)": ("TypeError", "floating-point array"),
+    "layers.Dense(3).init(jax.random.key(0), x)": ("TypeError", "takes a Bounded"),
+    "layers.MinMax().init(jax.random.key(0), x)": ("TypeError", "takes a Bounded"),
+    "gj.PowerIteration(steps=0)": ("ValueError", "steps >= 1"),
+    "gj.PowerIteration(steps=2.5)": ("ValueError", "steps >= 1"),
+    "gj.GloroNet(layers.Flatten(), 1).init(jax.random.key(0), x, norms=norms)":
+        ("ValueError", "at least 2 classes"),
+    "gj.GloroNet(layers.MinMax(), 3).init(jax.random.key(0), x, norms=norms)":
+        ("ValueError", "End it with Flatten"),
+    "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding='same')":
+        ("ValueError", "padding is 'SAME'"),
+    "gj.matrix_norm(np.ones(3))": ("ValueError", "matrix must have 2 axes"),
+    "Split(images + 2, labels)": ("ValueError", "lie in [0, 1], got values from 2.0"),
+    "Split(images * np.nan, labels)": ("ValueError", "got values from nan"),
+    "Split(images.astype(float), labels)": ("TypeError", "got float64"),
+    "Split(images[..., 0], labels)": ("ValueError", "Images have shape (n, H, W, C)"),
+    "Split(images, labels[:2])": ("ValueError", "one label per image"),
+    "Split(images, labels.astype(float))": ("TypeError", "array of integers"),
+    "Split(images, labels - 1)": ("ValueError", "label -1 of example 0"),
+    "check_labels(labels, count=4, num_classes=2)": ("ValueError", "from 0 to 1; label 2"),
+    "gj.data.from_arrays((images, labels), (images, labels), validation=1.5)":
+        ("ValueError", "validation is a share"),
+    "gj.evaluation.verified_robust_accuracy(frozen, [(images, labels + 1)], epsilon=0.1)":
+        ("ValueError", "from 0 to 2; label 3"),
+    "gj.evaluation.verified_robust_accuracy(frozen, [(images - 1, labels)], epsilon=0.1)":
+        ("ValueError", "lie in [0, 1]"),
+    "gj.evaluation.verified_robust_accuracy(frozen, [], epsilon=0.1)":
+        ("ValueError", "nothing to certify"),
+    "gj.evaluation.attack(frozen, images, radii=-1.0)": ("ValueError", "at least 0"),
+    "gj.load('nowhere')": ("FileNotFoundError", "is no run folder"),
+    "gj.load('nowhere', checkpoint='bets')": ("ValueError", "'best' or 'last'"),
+    "gj.certfy": ("AttributeError", "no attribute 'certfy'"),
+}  # fmt: skip
+
+RUNNER = """
+out = {}
+for case in json.loads(sys.stdin.read()):
+    try:
+        eval(case)
+        out[case] = ["nothing", ""]
+    except Exception as error:
+        out[case] = [type(error).__name__, str(error)]
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def raised():
+    run = subprocess.run(
+        [sys.executable, "-c", PRELUDE + RUNNER],
+        input=json.dumps(list(CASES)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_raises_early_and_says_what_to_do(raised, case):
+    kind, message = raised[case]
+    assert (kind, CASES[case][1] in message) == (CASES[case][0], True), message

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.lipschitz.norms import Estimate, UpperBound
-from gloro_jax.lipschitz.rounding import divide_down, float32_up, multiply_up, subtract_down
+from gloro_jax.lipschitz.rounding import divide_down, float32_up, multiply_up, next_up, subtract_down
 from gloro_jax.pytrees import pytree_dataclass
 
 
@@ -90,7 +90,7 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
             raise ValueError(f"epsilon is one number, got an array of shape {epsilon.shape}.")
         if epsilon.dtype == jnp.float32:
             return epsilon
-        return jnp.nextafter(epsilon.astype(jnp.float32), jnp.inf)
+        return next_up(epsilon.astype(jnp.float32))
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
     value = float(epsilon)

@@ -9,6 +9,7 @@ moving the input of example i by d moves `value[i]` by at most `lipschitz * d`.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
@@ -88,11 +89,9 @@ class Bounded:
                 "The function given to Bounded.apply must keep the batch axis of "
                 f"{self._value.shape}, but returned shape {tuple(value.shape)}."
             )
-        if kind == "upper":
-            product = multiply_up(self._lipschitz, constant)
-        else:
-            product = self._lipschitz * constant
-        return Bounded(value, product, kind, self.rule, self.is_training)
+        multiply = multiply_up if kind == "upper" else operator.mul
+        bound = multiply(self._lipschitz, constant)
+        return Bounded(value, bound, kind, self.rule, self.is_training)
 
     @staticmethod
     def add(a: "Bounded", b: "Bounded") -> "Bounded":
@@ -110,9 +109,8 @@ class Bounded:
                 "come from the same forward pass."
             )
         kind: Kind = "upper" if a.kind == b.kind == "upper" else "estimate"
-        total = add_up(a._lipschitz, b._lipschitz)
-        if kind == "estimate":
-            total = a._lipschitz + b._lipschitz
+        add = add_up if kind == "upper" else operator.add
+        total = add(a._lipschitz, b._lipschitz)
         return Bounded(a._value + b._value, total, kind, a.rule, a.is_training)
 
     def leave(self) -> tuple[Float[Array, "batch ..."], Estimate | UpperBound]:

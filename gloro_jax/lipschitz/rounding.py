@@ -7,6 +7,7 @@ Nothing here switches the processor's rounding mode. Every bound is the classica
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -58,6 +59,22 @@ def float32_up(x: float) -> np.float32:
     return np.maximum(rounded, np.finfo(np.float32).tiny)
 
 
+@jax.custom_jvp
+def next_up(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The next floating-point number above, with the derivative of the identity."""
+    return jnp.nextafter(x, jnp.inf)
+
+
+@jax.custom_jvp
+def next_down(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The next floating-point number below, with the derivative of the identity."""
+    return jnp.nextafter(x, -jnp.inf)
+
+
+next_up.defjvp(lambda primals, tangents: (next_up(*primals), *tangents))
+next_down.defjvp(lambda primals, tangents: (next_down(*primals), *tangents))
+
+
 def multiply_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
     """The product of two non-negative arrays, rounded up; 0 only where a factor is exactly 0.
 
@@ -65,7 +82,7 @@ def multiply_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, 
     absorbs the product's rounding error, and nothing non-zero falls below the smallest normal
     number, where a device may flush it to 0.
     """
-    product = jnp.nextafter(a * b, jnp.inf)
+    product = next_up(a * b)
     product = jnp.maximum(product, jnp.finfo(product.dtype).tiny)
     is_zero = ((a == 0) & jnp.isfinite(b)) | ((b == 0) & jnp.isfinite(a))
     product = jnp.where(is_zero, 0, product)
@@ -76,14 +93,14 @@ def add_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"
     """The sum of two non-negative arrays, rounded up; exact where a term is 0."""
     total = a + b
     is_exact = (a == 0) | (b == 0)
-    return jnp.where(is_exact, total, jnp.nextafter(total, jnp.inf))
+    return jnp.where(is_exact, total, next_up(total))
 
 
 def subtract_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
     """The difference a - b, rounded down."""
-    return jnp.nextafter(a - b, -jnp.inf)
+    return next_down(a - b)
 
 
 def divide_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
     """The quotient of a >= 0 by b > 0, rounded down and never below 0."""
-    return jnp.maximum(jnp.nextafter(a / b, -jnp.inf), 0)
+    return jnp.maximum(next_down(a / b), 0)

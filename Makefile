@@ -20,10 +20,10 @@ check: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(STAMP)
 	$(BIN)/python -m experiments.bench.certify

@@ -16,7 +16,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.lipschitz.norms import Estimate, UpperBound
-from gloro_jax.lipschitz.rounding import divide_down, float32_up, multiply_up, next_up, subtract_down
+from gloro_jax.lipschitz.rounding import (
+    divide_down,
+    float32_up,
+    multiply_up,
+    next_up,
+    subtract_down,
+)
 from gloro_jax.pytrees import pytree_dataclass
 
 

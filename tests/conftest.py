@@ -1,9 +1,18 @@
 """Strict JAX, four pretend devices, and the networks several tests share."""
 
+import atexit
+import shutil
+import tempfile
+
 import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests build the same program anew; within one run, each is compiled once.
+CACHE = tempfile.mkdtemp(prefix="gloro-jax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

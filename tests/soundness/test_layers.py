@@ -63,37 +63,34 @@ def _net(layer):
 def test_jit_and_remat_change_neither_values_nor_bounds(case):
     layer, shape = case
     x = jax.random.normal(jax.random.key(0), (2, *shape))
-    plain, norms = _net(layer), gj.PowerIteration(steps=3)
+    plain, norms = _net(layer), gj.PowerIteration(steps=1)
     fields = {k: getattr(layer, k) for k in type(layer).__annotations__ if k in vars(layer)}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
     remat = _net(nn.remat(type(layer))(**fields))
-    variables, renamed = (
-        jax.jit(lambda k, net=net: net.init(k, x, norms=norms))(jax.random.key(1))
-        for net in (plain, remat)
-    )
-    assert jax.tree.structure(variables) == jax.tree.structure(renamed)
+    variables = jax.jit(lambda k: plain.init(k, x, norms=norms))(jax.random.key(1))
 
-    eager = plain.apply(variables, x, norms=norms)
-    jitted = jax.jit(lambda v, x: plain.apply(v, x, norms=norms))(variables, x)
-    rematted = jax.jit(lambda v, x: remat.apply(v, x, norms=norms))(variables, x)
-    for other in (jitted, rematted):
-        np.testing.assert_allclose(other.values, eager.values, rtol=1e-4, atol=1e-5)
-        assert float(other.lipschitz) == pytest.approx(float(eager.lipschitz), rel=1e-5)
+    def both(variables, x):
+        return [net.apply(variables, x, norms=norms) for net in (plain, remat)]
+
+    jitted, rematted = jax.jit(both)(variables, x)
+    np.testing.assert_allclose(rematted.values, jitted.values, rtol=1e-4, atol=1e-5)
+    assert float(rematted.lipschitz) == pytest.approx(float(jitted.lipschitz), rel=1e-5)
 
     frozen = gj.freeze(plain, variables, input_shape=shape)
-    frozen_remat = gj.freeze(remat, variables, input_shape=shape)
-    assert frozen.lipschitz == frozen_remat.lipschitz
-    assert float(eager.lipschitz) <= frozen.lipschitz * (1 + 1e-5)
+    assert gj.freeze(remat, variables, input_shape=shape).lipschitz == frozen.lipschitz
+    assert float(jitted.lipschitz) <= frozen.lipschitz * (1 + 1e-5)
+    eager = frozen(x)
+    np.testing.assert_allclose(eager.values, jitted.values, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_through_every_layer_are_finite_at_zero_weights(case):
     layer, shape = case
     net, x = _net(layer), jnp.ones((2, *shape))
-    init = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=2)))
+    init = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=1)))
     variables = init(jax.random.key(0))
 
     def loss(params):
-        y = net.apply({**variables, "params": params}, x, norms=gj.PowerIteration(steps=2))
+        y = net.apply({**variables, "params": params}, x, norms=gj.PowerIteration(steps=1))
         return gj.losses.emma(y, jnp.zeros(2, int), epsilon=0.1).sum() + y.lipschitz.value
 
     gradients = jax.jit(jax.grad(loss))(jax.tree.map(jnp.zeros_like, variables["params"]))

@@ -10,16 +10,21 @@ from gloro_jax.frozen_net import assemble
 from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f, gloro_8c2f
 
 
-@pytest.fixture(scope="module", params=["conv", "normalized head", "relu", "standardised"])
+@pytest.fixture(scope="module", params=["minmax", "relu, normalised"])
 def trained(request, tmp_path_factory, tiny_data):
     changes = {
-        "conv": {},
-        "normalized head": {"is_head_normalized": True},
-        "relu": {"activation": "relu"},
-        "standardised": {"mean": (0.3,), "std": (0.35,)},
+        "minmax": {},
+        "relu, normalised": {
+            "activation": "relu",
+            "is_head_normalized": True,
+            "mean": (0.3,),
+            "std": (0.35,),
+        },
     }[request.param]
     model = GloroCNN(convs=((8, 3, 1), (8, 2, 2)), dense=(16,), num_classes=3, **changes)
-    config = gj.training.TrainConfig(epsilon=0.4, epochs=30, batch_size=40, learning_rate=1e-2)
+    config = gj.training.TrainConfig(
+        epsilon=0.4, epochs=30, batch_size=40, learning_rate=1e-2, power_steps=2
+    )
     run = tmp_path_factory.mktemp("runs") / "run"
     return gj.training.fit(model, tiny_data, config, run=run).frozen
 

@@ -13,7 +13,7 @@ from gloro_jax.training.parallel import data_parallel, sum_over_devices, value_a
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
 
-CONFIG = gj.training.TrainConfig(epsilon=0.3, epochs=5, batch_size=16)
+CONFIG = gj.training.TrainConfig(epsilon=0.3, epochs=5, batch_size=16, power_steps=2)
 SHAPE = (6, 6, 1)
 
 

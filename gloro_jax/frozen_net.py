@@ -131,7 +131,8 @@ def assemble(
     Raises:
         ValueError: if a digest is given and does not match.
     """
-    arrays = jax.tree.map(jnp.asarray, frozen)
+    # Copies: an array made from NumPy's memory would change with it.
+    arrays = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), frozen)
     words = _digest(arrays, input_shape)
     if digest is not None:
         words = np.frombuffer(bytes.fromhex(digest), ">u4").astype(np.uint32)

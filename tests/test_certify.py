@@ -206,7 +206,14 @@ def test_a_normalised_head_is_blind_to_the_scale_of_its_rows():
     np.testing.assert_array_equal(one.prediction, ten.prediction)
 
 
-def test_imported_numpy_weights_certify_like_jax_ones(small_net, small_frozen):
-    net, variables, _ = small_net
-    numpy_weights = {"params": jax.tree.map(np.asarray, variables["params"])}
-    assert gj.freeze(net, numpy_weights, input_shape=(8, 8, 1)).digest == small_frozen.digest
+def test_imported_numpy_weights_freeze_like_jax_ones_and_cannot_change_afterwards(
+    small_net, small_frozen
+):
+    net, variables, x = small_net
+    weights = {"params": jax.tree.map(np.array, variables["params"])}
+    frozen = gj.freeze(net, weights, input_shape=(8, 8, 1))
+    assert frozen.digest == small_frozen.digest
+    for array in jax.tree.leaves(weights):
+        array *= 100
+    np.testing.assert_array_equal(frozen(x).values, small_frozen(x).values)
+    assert gj.certify(jax.tree.map(lambda a: a, frozen), x, epsilon=0.1)

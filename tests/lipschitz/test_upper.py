@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloro_jax.lipschitz import torus, upper
+from gloro_jax.lipschitz import gram, torus, upper
 from gloro_jax.lipschitz.geometry import resolve_padding
 from gloro_jax.lipschitz.upper import average_pool_norm, conv_norm, matrix_norm
 
@@ -75,6 +75,19 @@ def test_the_route_for_large_convolutions_is_sound_on_small_ones(seed, monkeypat
             conv_norm(kernel, image_size=size, strides=strides, padding=pads, groups=groups)
         )
         assert exact * (1 - 1e-13) <= bound, (kernel.shape, size, strides, pads)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 0.999])
+def test_a_guess_that_is_too_low_costs_time_and_not_soundness(factor, monkeypatch):
+    honest, honest_torus = gram._largest_eigenvalue, torus._guess
+    monkeypatch.setattr(gram, "_largest_eigenvalue", lambda g: factor * honest(g))
+    monkeypatch.setattr(torus, "_guess", lambda s: max(factor, 0.1) * honest_torus(s))
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 2, 3))
+    exact = exact_conv_norm(kernel, (6, 6), (1, 1), ((1, 1), (1, 1)))
+    options = {"image_size": (6, 6), "strides": 1, "padding": "SAME"}
+    assert exact <= float(conv_norm(kernel, **options)) <= 2.1 * exact
+    monkeypatch.setattr(upper, "EXPLICIT_SIDE", 0)
+    assert exact <= float(conv_norm(kernel, **options))
 
 
 def test_a_large_convolution_is_tight(monkeypatch):

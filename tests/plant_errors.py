@@ -1,0 +1,204 @@
+"""Plants one error at a time in a copy of the package and demands that a soundness test fails.
+
+Command: python tests/plant_errors.py [NAME ...]   (about eight minutes for all)
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# name: (file, what stands there, what is planted, the tests that must notice)
+ERRORS = {
+    "gram: bound 1e-6 too low": (
+        "lipschitz/gram.py", "return up(t + cholesky_slack", "return up(t * (1 - 4e-6) + cholesky_slack",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "gram: Cholesky failure ignored": (
+        "lipschitz/gram.py", "return info == 0 and", "return True or",
+        "tests/lipschitz/test_upper.py tests/soundness/test_layers.py",
+    ),
+    "upper: no power-of-two scaling": (
+        "lipschitz/upper.py", "scale = power_of_two_below(largest)", "scale = 1.0",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "torus: N = H": (
+        "lipschitz/torus.py", "max(size + max(low_high), out)", "max(size, out)",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "torus: best twist by maximum of the wrong blocks": (
+        "lipschitz/torus.py", "keep = y * nx + x <= mirror", "keep = y * nx + x < mirror",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "space-to-depth: kernel misplaced": (
+        "lipschitz/upper.py", "offset = before * stride - low", "offset = 0",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "conv: groups averaged": (
+        "lipschitz/upper.py", "max(_conv_norm_squared(part", "min(_conv_norm_squared(part",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "conv: strides ignored when deciding on patches": (
+        "lipschitz/upper.py", "if kh <= strides[0] and kw <= strides[1]:", "if kh <= 3:",
+        "tests/lipschitz/test_upper.py",
+    ),
+    "average pool: overlap ignored": (
+        "lipschitz/upper.py", "bound = up(bound * up(float(matrix_norm(counts)) / k))",
+        "bound = up(bound * k**-0.5)", "tests/lipschitz/test_upper.py",
+    ),
+    "max-pool: overlap accepted": (
+        "layers/pooling.py", "if strides[0] < window[0] or strides[1] < window[1]:", "if False:",
+        "tests/soundness/test_published.py",
+    ),
+    "normalize: constant 1": (
+        "layers/pooling.py", "lipschitz=up(float(factor.max()))", "lipschitz=1.0",
+        "tests/soundness/test_layers.py",
+    ),
+    "scale: sign kept": (
+        "lipschitz/operators.py", "return UpperBound(up(abs(factor)))", "return UpperBound(factor)",
+        "tests/soundness/test_layers.py",
+    ),
+    "residual: branch alone": (
+        "lipschitz/bounded.py", "total = add(a._lipschitz, b._lipschitz)", "total = b._lipschitz",
+        "tests/lipschitz/test_bounded.py tests/soundness/test_layers.py",
+    ),
+    "minmax: stretched by 0.1 %": (
+        "activations.py", "high, low = jnp.maximum(a, b), jnp.minimum(a, b)",
+        "high, low = 1.001 * jnp.maximum(a, b), jnp.minimum(a, b)", "tests/soundness/test_layers.py",
+    ),
+    "smooth abs: slope 1.001": (
+        "activations.py", "return jnp.sqrt(jnp.square(x) + softness**2) - softness",
+        "return 1.001 * jnp.sqrt(jnp.square(x) + softness**2) - softness",
+        "tests/soundness/test_layers.py",
+    ),
+    "bounded: truth value allowed": (
+        "lipschitz/bounded.py", "__getitem__ = __iter__ = __len__ = __bool__", "__getitem__ = __iter__ = __len__",
+        "tests/lipschitz/test_bounded.py tests/soundness/test_locks.py",
+    ),
+    "bounded: estimate counted as upper": (
+        "lipschitz/bounded.py", 'return jnp.asarray(lipschitz.value, dtype), "estimate"',
+        "return jnp.asarray(lipschitz.value, dtype), self.kind",
+        "tests/lipschitz/test_bounded.py tests/soundness/test_locks.py",
+    ),
+    "bounded: bare array accepted": (
+        "lipschitz/bounded.py", "if isinstance(lipschitz, bool) or not isinstance(lipschitz, int | float):",
+        "if False:", "tests/lipschitz/test_bounded.py",
+    ),
+    "rounding: product to nearest": (
+        "lipschitz/rounding.py", "product = next_up(a * b)", "product = a * b",
+        "tests/lipschitz/test_rounding.py tests/lipschitz/test_bounded.py tests/test_margins.py",
+    ),
+    "rounding: underflow allowed": (
+        "lipschitz/rounding.py", "product = jnp.maximum(product, jnp.finfo(product.dtype).tiny)", "",
+        "tests/lipschitz/test_rounding.py tests/lipschitz/test_bounded.py",
+    ),
+    "margins: masked by value": (
+        "margins.py", "own = jax.nn.one_hot(index, values.shape[-1], dtype=bool)",
+        "own = values == values.max(axis=-1, keepdims=True)", "tests/test_margins.py",
+    ),
+    "margins: tie certified": (
+        "margins.py", "jnp.where(margins > 0, jnp.where(is_constant", "jnp.where(margins >= 0, jnp.where(is_constant",
+        "tests/test_margins.py",
+    ),
+    "margins: NaN and infinity accepted": (
+        "margins.py", "return jnp.isfinite(logits.values).all(axis=-1) & bound", "return jnp.ones(logits.values.shape[:-1], bool)",
+        "tests/test_margins.py tests/soundness/test_locks.py",
+    ),
+    "margins: estimates certify": (
+        "margins.py", "if not isinstance(logits.lipschitz, UpperBound):\n        raise", "if False:\n        raise",
+        "tests/test_margins.py tests/soundness/test_locks.py",
+    ),
+    "margins: head distances to nearest": (
+        "margins.py", "inflated = bounds * (1.0 + 1e-15 * (rows.shape[1] + 32))", "inflated = bounds * (1 - 1e-16)",
+        "tests/test_margins.py",
+    ),
+    "margins: epsilon rounded to nearest": (
+        "margins.py", "return jnp.asarray(float32_up(value))", "return jnp.float32(value)",
+        "tests/test_margins.py",
+    ),
+    "margins: half of K": (
+        "margins.py", "return multiply_up(rows, jnp.asarray(value, rows.dtype))",
+        "return multiply_up(rows, jnp.asarray(value, rows.dtype)) / 2",
+        "tests/test_margins.py tests/soundness/test_published.py",
+    ),
+    "head: normalisation left out of the distances": (
+        "gloro.py", "return Head(kernel, bias)", "return Head(self.get_variable('params', 'head_kernel'), bias)",
+        "tests/test_certify.py",
+    ),
+    "freeze: norms to nearest": (
+        "freeze.py", "norms = [float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]",
+        "norms = [0.999 * float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]",
+        "tests/soundness/test_layers.py tests/test_golden.py",
+    ),
+    "freeze: weights not checked": (
+        "freeze.py", "if not np.isfinite(np.asarray(array)).all():", "if False:",
+        "tests/soundness/test_locks.py",
+    ),
+    "digest: not compared": (
+        "frozen_net.py", "if not np.array_equal(np.asarray(self._digest)", "if False and not np.array_equal(np.asarray(self._digest)",
+        "tests/soundness/test_locks.py",
+    ),
+    "load: K not composed again": (
+        "freeze.py", "if frozen.lipschitz < float32_up(", "if frozen.lipschitz < 0 * float32_up(",
+        "tests/test_runs.py",
+    ),
+    "certify: infinite pixels accepted": (
+        "certify.py", "jnp.isfinite(x).all(", "(x == x).all(",
+        "tests/soundness/test_locks.py",
+    ),
+    "power iteration: an epsilon in the norm": (
+        "lipschitz/norms.py", "return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), otherwise)",
+        "return x / (norm + 1e-9)", "tests/lipschitz/test_norms.py",
+    ),
+    "parallel: no pcast": (
+        "training/parallel.py", 'local = jax.tree.map(lambda a: jax.lax.pcast(a, _AXIS, to="varying"), (params, constants))',
+        "local = (params, constants)", "tests/training/test_parallel.py",
+    ),
+    "parallel: no mean": (
+        "training/parallel.py", "return jax.lax.pmean(result, _AXIS)", "return result",
+        "tests/training/test_parallel.py",
+    ),
+    "emma: no stop-gradient": (
+        "losses.py", "jax.lax.stop_gradient(fractions)", "fractions", "tests/test_losses.py",
+    ),
+}  # fmt: skip
+
+
+def is_noticed(name: str) -> bool:
+    """Whether the named tests fail on the planted error."""
+    file, old, new, tests = ERRORS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("gloro_jax", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        path = copy / "gloro_jax" / file
+        source = path.read_text()
+        if source.count(old) != 1:
+            raise ValueError(f"{name}: the code it replaces stands {source.count(old)} times")
+        path.write_text(source.replace(old, new))
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests.split()]
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        if run.returncode not in (0, 1):
+            raise RuntimeError(f"{name}: the tests did not run\n{run.stdout[-2000:]}")
+        return run.returncode == 1
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(ERRORS)
+    missed = []
+    for name in names:
+        noticed = is_noticed(name)
+        print(f"{'noticed' if noticed else 'MISSED '}  {name}", flush=True)
+        if not noticed:
+            missed.append(name)
+    sys.exit(f"{len(missed)} planted errors went unnoticed" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

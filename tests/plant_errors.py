@@ -30,12 +30,12 @@ ERRORS = {
         "lipschitz/torus.py", "max(size + max(low_high), out)", "max(size, out)",
         "tests/lipschitz/test_upper.py",
     ),
-    "torus: best twist by maximum of the wrong blocks": (
+    "torus: self-conjugate frequencies left out": (
         "lipschitz/torus.py", "keep = y * nx + x <= mirror", "keep = y * nx + x < mirror",
         "tests/lipschitz/test_upper.py",
     ),
-    "space-to-depth: kernel misplaced": (
-        "lipschitz/upper.py", "offset = before * stride - low", "offset = 0",
+    "space-to-depth: 3 % too low": (
+        "lipschitz/upper.py", "return coarse, (size_y", "return 0.97 * coarse, (size_y",
         "tests/lipschitz/test_upper.py",
     ),
     "conv: groups averaged": (
@@ -76,7 +76,7 @@ ERRORS = {
         "tests/soundness/test_layers.py",
     ),
     "bounded: truth value allowed": (
-        "lipschitz/bounded.py", "__getitem__ = __iter__ = __len__ = __bool__", "__getitem__ = __iter__ = __len__",
+        "lipschitz/bounded.py", "__getitem__ = __iter__ = __len__ = __bool__", "__getitem__ = __iter__",
         "tests/lipschitz/test_bounded.py tests/soundness/test_locks.py",
     ),
     "bounded: estimate counted as upper": (

@@ -203,6 +203,7 @@ def test_a_normalised_head_is_blind_to_the_scale_of_its_rows():
         for p in (params, scaled)
     )
     np.testing.assert_allclose(one.radius, ten.radius, rtol=1e-4)
+    np.testing.assert_allclose(one.slack, ten.slack, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(one.prediction, ten.prediction)
 
 

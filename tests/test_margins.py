@@ -128,8 +128,8 @@ def test_epsilon_is_positive_and_finite(bad):
 def test_epsilon_is_one_number_and_is_rounded_up():
     with pytest.raises(ValueError, match="epsilon is one number"):
         as_epsilon(jnp.ones(3))
-    assert float(as_epsilon(36 / 255)) >= 36 / 255
-    assert float(as_epsilon(0.1)) >= 0.1
+    for k in range(1, 256):
+        assert k / 255 <= float(as_epsilon(k / 255)) <= k / 255 * (1 + 1e-6)
 
 
 class TestNearestSet:

@@ -142,6 +142,21 @@ def test_a_pixel_that_is_not_finite_is_not_certified(bad, activation):
     assert certificate.radius[1] == 0
 
 
+def test_an_infinite_pixel_that_an_activation_swallows_is_not_certified():
+    body = nn.Sequential([layers.Flatten(), layers.Dense(4), layers.ReLU()])
+    net, x = gj.GloroNet(body, num_classes=2), jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(jnp.inf)
+    params = {
+        "body": {"layers_1": {"kernel": -jnp.ones((4, 4)), "bias": jnp.zeros(4)}},
+        "head_kernel": jnp.eye(4)[:, :2],
+        "head_bias": jnp.asarray([1.0, 0.0]),
+    }
+    frozen = gj.freeze(net, {"params": params}, input_shape=(2, 2, 1))
+    assert jnp.isfinite(frozen(x).values).all()  # -inf became 0
+    certificate = gj.certify(frozen, x, epsilon=1e-6)
+    assert not certificate.is_certified[0]
+    assert certificate.radius[0] == 0
+
+
 def test_tied_logits_of_a_zero_network_are_not_certified(small_net):
     net, variables, x = small_net
     zero = {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
@@ -153,9 +168,12 @@ def test_tied_logits_of_a_zero_network_are_not_certified(small_net):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_weights_that_are_not_finite_do_not_freeze(small_net, bad):
+@pytest.mark.parametrize("which", range(8))
+def test_one_weight_that_is_not_finite_does_not_freeze(small_net, bad, which):
     net, variables, _ = small_net
-    params = jax.tree.map(lambda p: p.at[(0,) * p.ndim].set(bad), variables["params"])
+    leaves, structure = jax.tree.flatten(variables["params"])
+    leaves[which] = leaves[which].at[(0,) * leaves[which].ndim].set(bad)
+    params = jax.tree.unflatten(structure, leaves)
     with pytest.raises(ValueError, match=r"NaN or infinite entries"):
         gj.freeze(net, {"params": params}, input_shape=(8, 8, 1))
 

@@ -176,6 +176,8 @@ def _fit(model: Any, data_name: str, training: Any, run: Path) -> "Dataset":
 def _certify(options: CertifyOptions) -> int:
     from gloro_jax.evaluation.tables import norms, summary
 
+    if options.save is not None and (options.save.suffix != ".npz" or options.save.exists()):
+        raise ValueError(f"--save takes a new file that ends in .npz, got {options.save}.")
     frozen, split, epsilon = _open(options.run, options.checkpoint, options.split, options.epsilon)
     report = _report(frozen, split, epsilon)
     console = Console(highlight=False)

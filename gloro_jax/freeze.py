@@ -55,8 +55,9 @@ def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Fr
     lipschitz = float32_up(_compose(net, frozen, shape))
     if not np.isfinite(lipschitz):
         raise ValueError(
-            "The network's Lipschitz bound overflows float32, so nothing could be certified: "
-            "check the scale of the weights."
+            f"The network's Lipschitz bound is {lipschitz}, so nothing could be certified. Either "
+            "it overflows float32: check the scale of the weights. Or jax.tree.map was applied to "
+            "a Bounded, which changes value and bound alike: use x.apply(fn, lipschitz=c)."
         )
     frozen["lipschitz"] = np.asarray(lipschitz)
     return assemble(net, frozen, input_shape=shape)

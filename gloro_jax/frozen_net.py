@@ -22,16 +22,13 @@ class FrozenNet:
     It is a pytree whose leaves are kernels, biases, bounds, K, head distances and a digest over
     all of them, so it passes through `jit` as an argument. Mapping over it can forge it; outside
     `jit`, `certify` compares the digest with the leaves and refuses.
-
-    Attributes:
-        input_shape: one image, (H, W, C): the size the bounds were made for.
     """
 
     def __init__(
         self, net: GloroNet, frozen: Any, digest: Any, *, input_shape: tuple[int, ...]
     ) -> None:
         self._net, self._frozen, self._digest = _ByIdentity(net), frozen, digest
-        self.input_shape = input_shape
+        self._input_shape = input_shape
         self._is_checked = False
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
@@ -69,6 +66,11 @@ class FrozenNet:
                 "gj.freeze(net, variables, input_shape=...)."
             )
         return jnp.asarray(x)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One image, (H, W, C): the size the bounds were made for."""
+        return self._input_shape
 
     @property
     def net(self) -> GloroNet:

@@ -65,7 +65,8 @@ class GloroNet(nn.Module):
         """
         self._check_input(x, norms)
         is_frozen = isinstance(norms, Frozen)
-        dtype = jnp.result_type(float) if is_frozen else jnp.float32
+        is_composing = is_frozen and not self.has_variable("frozen", "lipschitz")
+        dtype = jnp.result_type(float) if is_composing else jnp.float32
         entered = Bounded.enter(
             x, kind=norms.kind, rule=norms, is_training=is_training, dtype=dtype
         )
@@ -73,8 +74,10 @@ class GloroNet(nn.Module):
         if is_frozen:
             frozen: FrozenHead = frozen_entry(self, "head")
             head, distances = frozen.head, frozen.distances
-            if self.has_variable("frozen", "lipschitz"):
-                bound = UpperBound(self.get_variable("frozen", "lipschitz"))
+            if not is_composing:
+                # A body changed since it was frozen (a list appended to, say) has another K.
+                stored = self.get_variable("frozen", "lipschitz")
+                bound = UpperBound(jnp.maximum(stored, bound.value))
         else:
             head = self._head(features.shape[-1])
             if isinstance(norms, Collect):

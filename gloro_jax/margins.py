@@ -94,8 +94,7 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     if isinstance(epsilon, Tracer):
         if epsilon.shape != ():
             raise ValueError(f"epsilon is one number, got an array of shape {epsilon.shape}.")
-        if epsilon.dtype == jnp.float32:
-            return epsilon
+        # JAX has rounded a Python number to float32 before it arrives here.
         return next_up(epsilon.astype(jnp.float32))
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")

@@ -38,12 +38,26 @@ def create(run: str | os.PathLike[str]) -> Path:
         FileExistsError: if something is there already; nothing in it is touched.
     """
     folder = Path(run)
+    taken = FileExistsError(
+        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run."
+    )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"{folder} exists and is not empty. Runs are never overwritten: choose another --run."
-        )
-    (folder / "weights").mkdir(parents=True, exist_ok=True)
+        raise taken
+    try:
+        (folder / "weights").mkdir(parents=True)  # one of two runs that start together fails here
+    except FileExistsError:
+        raise taken from None
     return folder
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raises a ValueError unless `model` can be read back from a run folder as it is."""
+    plain = json.loads(json.dumps(dataclasses.asdict(model)))
+    if from_plain(ModelConfig, plain, where="model") != model:
+        raise ValueError(
+            f"{type(model).__name__} cannot be stored as a model config. Pass the network itself, "
+            "fit(model.build(), ...), and give it again to gj.load(run, net=...)."
+        )
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

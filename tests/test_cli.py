@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gloro_jax.cli import main
+from tests.broken import with_too_small_a_bound
 
 
 def run(capsys, *words):
@@ -84,11 +85,8 @@ def test_help_teaches(capsys):
 
 def test_a_refuted_certificate_fails_the_command(trained, capsys, monkeypatch):
     from gloro_jax import runs
-    from gloro_jax.frozen_net import assemble
 
-    honest = runs.load(trained)
-    tree = {**honest._frozen, "lipschitz": honest._frozen["lipschitz"] / 100}
-    broken = assemble(honest.net, tree, input_shape=honest.input_shape)
+    broken = with_too_small_a_bound(runs.load(trained), factor=100)
     monkeypatch.setattr(runs, "load", lambda run, checkpoint="best": broken)
     code, _, err = run(capsys, "attack", str(trained), "--steps", "10", "--examples", "30")
     assert code == 1

@@ -128,8 +128,9 @@ def test_epsilon_is_positive_and_finite(bad):
 def test_epsilon_is_one_number_and_is_rounded_up():
     with pytest.raises(ValueError, match="epsilon is one number"):
         as_epsilon(jnp.ones(3))
-    for k in range(1, 256):
-        assert k / 255 <= float(as_epsilon(k / 255)) <= k / 255 * (1 + 1e-6)
+    for radius in [36 / 255, *(k / 10 for k in range(1, 30))]:  # 0.7 is above its nearest float32
+        for rounded in (as_epsilon(radius), jax.jit(as_epsilon)(radius)):
+            assert radius <= float(rounded) <= radius * (1 + 1e-6)
 
 
 class TestNearestSet:

@@ -169,9 +169,17 @@ def _nothing() -> None:
 
 def _same_geometry(earlier: Linear | None, later: Linear) -> Linear:
     """Lets a shared layer run twice, if both runs execute one and the same operator."""
-    if earlier is not None and jax.tree.structure(earlier) != jax.tree.structure(later):
+    if earlier is None:
+        return later
+    if jax.tree.structure(earlier) != jax.tree.structure(later):
         raise ValueError(
             "A shared layer meets two image sizes, so it stands for two operators with two "
             "norms. Use one layer per size."
+        )
+    pairs = zip(jax.tree.leaves(earlier), jax.tree.leaves(later), strict=True)
+    if any(first is not second for first, second in pairs):
+        raise ValueError(
+            "A layer called apply_linear twice with kernels that are not known to be one array. "
+            "Only one operator per layer can be frozen: use one layer per operator."
         )
     return later

@@ -63,6 +63,6 @@ class Scale(LipschitzLayer):
 
         def make() -> Linear:
             factor = self.param("factor", nn.initializers.constant(self.initial), (), jnp.float32)
-            return Linear(Scaling(jnp.asarray(factor), x.shape[1:]))
+            return Linear(Scaling(factor, x.shape[1:]))
 
         return self.apply_linear(x, make)

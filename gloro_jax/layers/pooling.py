@@ -101,7 +101,8 @@ class Flatten(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer."""
         check_bounded(x, self)
-        return x.apply(lambda v: v.reshape(v.shape[0], -1), lipschitz=1.0)
+        features = math.prod(x.shape[1:])
+        return x.apply(lambda v: v.reshape(v.shape[0], features), lipschitz=1.0)
 
 
 class SpaceToDepth(LipschitzLayer):
@@ -147,6 +148,11 @@ class Normalize(LipschitzLayer):
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        # Copies, which nobody can change after the network was frozen.
+        self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
+        super().__post_init__()
 
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer.

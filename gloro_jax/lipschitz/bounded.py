@@ -22,7 +22,11 @@ from gloro_jax.lipschitz.rounding import add_up, float32_up, multiply_up
 from gloro_jax.pytrees import pytree_dataclass
 
 Kind = Literal["estimate", "upper"]
-Constant = float | Estimate | UpperBound
+Constant = int | float | Estimate | UpperBound
+
+# jax.tree.map(fn, x) would apply fn to the value and to the bound. It then also changes this leaf,
+# and a bound with a changed seal is NaN, which certifies nothing.
+_SEAL = np.float32(0.57721566)
 
 _NOT_AN_ARRAY = (
     "A Bounded is not an array: it carries the Lipschitz bound of the network so far, and this "
@@ -41,6 +45,7 @@ class Bounded:
 
     _value: Any
     _lipschitz: Any
+    _seal: Any
     kind: Kind
     rule: Any
     is_training: bool
@@ -56,7 +61,7 @@ class Bounded:
             is_training: what layers will find in `is_training`.
             dtype: of the bound.
         """
-        return Bounded(x, jnp.ones((), dtype), kind, rule, is_training)
+        return Bounded(x, jnp.ones((), dtype), jnp.float32(_SEAL), kind, rule, is_training)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +96,7 @@ class Bounded:
             )
         multiply = multiply_up if kind == "upper" else operator.mul
         bound = multiply(self._lipschitz, constant)
-        return Bounded(value, bound, kind, self.rule, self.is_training)
+        return Bounded(value, bound, self._seal, kind, self.rule, self.is_training)
 
     @staticmethod
     def add(a: "Bounded", b: "Bounded") -> "Bounded":
@@ -111,22 +116,22 @@ class Bounded:
         kind: Kind = "upper" if a.kind == b.kind == "upper" else "estimate"
         add = add_up if kind == "upper" else operator.add
         total = add(a._lipschitz, b._lipschitz)
-        return Bounded(a._value + b._value, total, kind, a.rule, a.is_training)
+        seal = jnp.where(b._seal == _SEAL, a._seal, jnp.nan)
+        return Bounded(a._value + b._value, total, seal, kind, a.rule, a.is_training)
 
     def leave(self) -> tuple[Float[Array, "batch ..."], Estimate | UpperBound]:
         """The activation and its bound, apart. Only `GloroNet` may call this; a test checks it."""
         number = UpperBound if self.kind == "upper" else Estimate
-        return self._value, number(self._lipschitz)
+        return self._value, number(jnp.where(self._seal == _SEAL, self._lipschitz, jnp.nan))
 
     def _read(self, lipschitz: Constant) -> tuple[Any, Kind]:
         dtype = self._lipschitz.dtype
         if isinstance(lipschitz, Estimate):
             return jnp.asarray(lipschitz.value, dtype), "estimate"
         if isinstance(lipschitz, UpperBound):
-            value = lipschitz.value
-            if isinstance(value, float):
-                value = float32_up(value) if dtype == np.float32 else value
-            return jnp.asarray(value, dtype), self.kind
+            if isinstance(lipschitz.value, float):
+                return self._as_bound(lipschitz.value), self.kind
+            return jnp.asarray(lipschitz.value, dtype), self.kind
         if isinstance(lipschitz, bool) or not isinstance(lipschitz, int | float):
             raise TypeError(
                 "lipschitz is a Python number, an UpperBound or an Estimate, got "
@@ -137,8 +142,17 @@ class Bounded:
             raise ValueError(
                 f"A Lipschitz constant is finite and at least 0, got lipschitz={lipschitz}."
             )
-        exact = float(lipschitz)
-        return jnp.asarray(float32_up(exact) if dtype == np.float32 else exact, dtype), self.kind
+        return self._as_bound(lipschitz), self.kind
+
+    def _as_bound(self, number: int | float) -> Any:
+        """A Python number in the bound's type, rounded up and never subnormal."""
+        exact = float(number)
+        if exact < number:  # an integer beyond 2^53
+            exact = math.nextafter(exact, math.inf)
+        dtype = self._lipschitz.dtype
+        if dtype == np.float32:
+            return jnp.asarray(float32_up(exact))
+        return jnp.asarray(max(exact, np.finfo(np.float64).tiny) if exact else 0.0, dtype)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError(_NOT_AN_ARRAY)

@@ -97,10 +97,15 @@ def add_up(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"
 
 
 def subtract_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
-    """The difference a - b, rounded down."""
-    return next_down(a - b)
+    """The difference a - b, rounded down, also where a device flushes subnormal numbers to 0."""
+    difference = a - b
+    return next_down(difference - 4 * jnp.finfo(difference.dtype).tiny)
 
 
 def divide_down(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> Float[Array, "*#s"]:
-    """The quotient of a >= 0 by b > 0, rounded down and never below 0."""
-    return jnp.maximum(next_down(a / b), 0)
+    """The quotient of a >= 0 by b > 0, rounded down and never below 0.
+
+    Four units in the last place, because accelerators may divide less exactly than to nearest.
+    """
+    quotient = a / b
+    return jnp.maximum(next_down(quotient * (1 - 4 * jnp.finfo(quotient.dtype).eps)), 0)

@@ -86,8 +86,11 @@ def fit(
     Raises:
         ValueError: if config, network and data do not fit; before anything is written.
         FileExistsError: if `run` exists.
-        FloatingPointError: if the loss is NaN or infinite, with the step; earlier metrics stay.
+        FloatingPointError: if the loss is NaN or infinite, with the step. Metrics, and the best
+            epoch's weights so far, are kept, as they are after Ctrl-C.
     """
+    if isinstance(net, ModelConfig):
+        runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
     steps_per_epoch = _check(built, data, config)
     optimizer = make_optimizer(config, steps_per_epoch=steps_per_epoch)
@@ -100,20 +103,24 @@ def fit(
 
     best, history, start = _Best(), [], time.perf_counter()
     log = MetricsLog(folder)
-    with TrainingProgress(total_steps=config.epochs * steps_per_epoch) as progress:
-        for epoch in range(1, config.epochs + 1):
-            state, row = _epoch(trainer, evaluator, state, data, config, epoch, progress)
-            row["seconds"] = round(time.perf_counter() - start, 3)
-            log.write(row)
-            history.append(row)
-            best.offer(row["validation"], epoch, state)
-            progress.epoch(row, epochs=config.epochs)
-    seconds = time.perf_counter() - start
-    frozen = _freeze_both(built, folder, best.params, state.params, data.input_shape)
-    report = verified_robust_accuracy(
-        frozen, [(data.validation.images, data.validation.labels)], epsilon=config.epsilon
-    )
-    return TrainResult(folder, frozen, best.epoch, report, history, seconds)
+    try:
+        with TrainingProgress(total_steps=config.epochs * steps_per_epoch) as progress:
+            for epoch in range(1, config.epochs + 1):
+                state, row = _epoch(trainer, evaluator, state, data, config, epoch, progress)
+                row["seconds"] = round(time.perf_counter() - start, 3)
+                log.write(row)
+                history.append(row)
+                best.offer(row["validation"], epoch, state)
+                progress.epoch(row, epochs=config.epochs)
+    except BaseException:  # Ctrl-C and a diverged loss included: what was learnt is kept
+        if best.epoch:
+            _freeze(built, folder, "best", best.params, data.input_shape)
+        raise
+    frozen = _freeze(built, folder, "best", best.params, data.input_shape)
+    _freeze(built, folder, "last", state.params, data.input_shape)
+    held_out = [(data.validation.images, data.validation.labels)]
+    report = verified_robust_accuracy(frozen, held_out, epsilon=config.epsilon)
+    return TrainResult(folder, frozen, best.epoch, report, history, history[-1]["seconds"])
 
 
 def _epoch(
@@ -169,12 +176,15 @@ def _evaluation_batch(examples: int) -> int:
     return -(-min(examples, _EVALUATION_BATCH) // devices) * devices
 
 
-def _freeze_both(
-    net: GloroNet, folder: Path, best: Any, last: Any, input_shape: tuple[int, ...]
+def _freeze(
+    net: GloroNet,
+    folder: Path,
+    checkpoint: runs.Checkpoint,
+    params: Any,
+    input_shape: tuple[int, ...],
 ) -> FrozenNet:
-    frozen = freeze(net, {"params": best}, input_shape=input_shape)
-    runs.save_frozen(folder, "best", frozen)
-    runs.save_frozen(folder, "last", freeze(net, {"params": last}, input_shape=input_shape))
+    frozen = freeze(net, {"params": params}, input_shape=input_shape)
+    runs.save_frozen(folder, checkpoint, frozen)
     return frozen
 
 

@@ -31,7 +31,7 @@ class Totals:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object per line, on disk as soon as it is written."""
+    """metrics.jsonl: one JSON object per line, appended as soon as an epoch ends."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "metrics.jsonl"
@@ -43,5 +43,6 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The rows of a run's log; a last line that was cut off while being written is left out."""
+    lines = (folder / "metrics.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]

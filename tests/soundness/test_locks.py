@@ -9,6 +9,8 @@ import pytest
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.layers.base import Collect, Frozen
+from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.lipschitz.operators import Matrix
 
 
 def as_users_call(fn):
@@ -190,6 +192,63 @@ def test_a_shared_layer_at_two_image_sizes_is_refused():
         net.init(jax.random.key(0), X, norms=NORMS)
     with pytest.raises(ValueError, match="two image sizes"):
         net.init(jax.random.key(0), X, norms=Collect())
+
+
+def test_a_body_changed_after_freezing_is_certified_with_its_new_bound():
+    class Tenfold(layers.LipschitzLayer):
+        def __call__(self, x):
+            return x.apply(lambda v: 10 * v, lipschitz=10.0)
+
+    parts = [layers.Flatten(), layers.Dense(6)]
+    net, x = gj.GloroNet(nn.Sequential(parts), num_classes=3), jnp.ones((2, 2, 2, 1))
+    frozen = gj.freeze(net, net.init(jax.random.key(0), x, norms=NORMS), input_shape=(2, 2, 1))
+    before = frozen(x).lipschitz
+    parts.append(Tenfold())
+    assert float(frozen(x).lipschitz) >= 10 * float(before) * (1 - 1e-6)
+    with pytest.raises(AttributeError):
+        frozen.input_shape = (4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [jax.nn.gelu, jnp.square, jnp.tanh, lambda a: 2 * a],
+    ids=str.split("gelu square tanh double"),
+)
+def test_a_function_mapped_over_the_tree_of_a_bounded_certifies_nothing(fn):
+    class Mapped(nn.Module):
+        def __call__(self, x):
+            return jax.tree.map(fn, x)
+
+    body = nn.Sequential([layers.Flatten(), layers.Dense(6), Mapped()])
+    net, x = gj.GloroNet(body, num_classes=3), jnp.ones((2, 2, 2, 1))
+    variables = net.init(jax.random.key(0), x, norms=NORMS)
+    with pytest.raises(ValueError, match=r"jax\.tree\.map was applied to a Bounded"):
+        gj.freeze(net, variables, input_shape=(2, 2, 1))
+
+
+def test_a_layer_with_two_operators_is_refused():
+    class Twice(layers.LipschitzLayer):
+        @nn.compact
+        def __call__(self, x):
+            for name in ("a", "b"):
+                kernel = self.param(name, nn.initializers.orthogonal(), (4, 4), jnp.float32)
+                x = self.apply_linear(x, lambda k=kernel: layers.Linear(Matrix(k)))
+            return x
+
+    net = gj.GloroNet(Twice(), num_classes=2)
+    params = {"body": {"a": jnp.eye(4), "b": 2 * jnp.eye(4)}}
+    params |= {"head_kernel": jnp.eye(4)[:, :2], "head_bias": jnp.zeros(2)}
+    with pytest.raises(ValueError, match="one layer per operator"):
+        gj.freeze(net, {"params": params}, input_shape=(4,))
+
+
+def test_tiny_and_huge_declared_constants_are_not_lost_in_conversion():
+    x = Bounded.enter(X, kind="upper", rule=None, is_training=False, dtype=jnp.float32)
+    with jax.enable_x64(True):
+        wide = Bounded.enter(X, kind="upper", rule=None, is_training=False, dtype=jnp.float64)
+        assert float(wide.apply(lambda v: v, lipschitz=1e-320).leave()[1]) > 1e-310
+        assert float(wide.apply(lambda v: v, lipschitz=2**53 + 1).leave()[1]) > 2**53
+    assert float(x.apply(lambda v: v, lipschitz=1e-320).leave()[1]) > 0
 
 
 def test_a_layer_shared_at_one_size_counts_twice():

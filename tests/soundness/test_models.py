@@ -6,8 +6,8 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax.evaluation import attack
-from gloro_jax.frozen_net import assemble
 from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f, gloro_8c2f
+from tests.broken import with_too_small_a_bound
 
 
 @pytest.fixture(scope="module", params=["minmax", "relu, normalised"])
@@ -38,9 +38,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(trained, tiny_data):
 
 
 def test_the_attack_notices_a_bound_four_times_too_small(trained, tiny_data):
-    tree = dict(trained._frozen)
-    tree["lipschitz"] = tree["lipschitz"] / 4
-    broken = assemble(trained.net, tree, input_shape=trained.input_shape)
+    broken = with_too_small_a_bound(trained, factor=4)
     images, labels = tiny_data.test.images, tiny_data.test.labels
     report = gj.evaluation.verified_robust_accuracy(broken, [(images, labels)], epsilon=0.4)
     found = attack(broken, images, radii=report.radii, steps=40, restarts=1)

@@ -110,6 +110,39 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_what_was_there(
     with pytest.raises(FloatingPointError, match=r"at step \d+"):
         gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
     assert read_metrics(tmp_path / "run")
+    assert gj.load(tmp_path / "run").lipschitz > 0
+
+
+def test_ctrl_c_keeps_the_best_epoch_so_far(tiny_data, tmp_path, monkeypatch):
+    from gloro_jax.training import loop
+
+    honest = loop._epoch
+
+    def interrupted(*arguments):
+        if arguments[5] == 3:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    monkeypatch.setattr(loop, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
+    assert len(read_metrics(tmp_path / "run")) == 2
+    assert gj.load(tmp_path / "run").input_shape == (6, 6, 1)
+
+
+def test_a_log_whose_last_line_was_cut_off_is_read(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    assert read_metrics(tmp_path) == [{"epoch": 1}]
+
+
+def test_a_config_that_could_not_be_read_back_is_refused_first(tiny_data, tmp_path):
+    class Own(GloroCNN):
+        pass
+
+    own = Own(convs=(), dense=(4,), num_classes=3)
+    with pytest.raises(ValueError, match="cannot be stored as a model config"):
+        gj.training.fit(own, tiny_data, CONFIG, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

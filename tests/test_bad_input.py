@@ -69,6 +69,12 @@ CASES = {
     "gj.evaluation.verified_robust_accuracy(frozen, [], epsilon=0.1)":
         ("ValueError", "nothing to certify"),
     "gj.evaluation.attack(frozen, images, radii=-1.0)": ("ValueError", "at least 0"),
+    "gj.training.fit(net, (images, labels), gj.training.TrainConfig(0.1, 1), run='x')":
+        ("TypeError", "gj.data.from_arrays"),
+    "gj.training.fit(net, gj.data.digits(), {'epsilon': 0.1}, run='x')":
+        ("TypeError", "gj.training.TrainConfig(epsilon=0.5, epochs=20)"),
+    "gj.training.fit('2C2F', gj.data.digits(), gj.training.TrainConfig(0.1, 1), run='x')":
+        ("TypeError", "fit trains a gj.GloroNet or a model config, got str"),
     "gj.load('nowhere')": ("FileNotFoundError", "is no run folder"),
     "gj.load('nowhere', checkpoint='bets')": ("ValueError", "'best' or 'last'"),
     "gj.certfy": ("AttributeError", "no attribute 'certfy'"),

@@ -188,7 +188,19 @@ def _freeze(
     return frozen
 
 
-def _check(net: GloroNet, data: Dataset, config: TrainConfig) -> int:
+def _check(net: Any, data: Any, config: Any) -> int:
+    if not isinstance(net, GloroNet):
+        raise TypeError(f"fit trains a gj.GloroNet or a model config, got {type(net).__name__}.")
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"fit takes a Dataset, got {type(data).__name__}: make one with "
+            "gj.data.from_arrays((images, labels), (test_images, test_labels))."
+        )
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"fit takes a gj.training.TrainConfig, got {type(config).__name__}: for example "
+            "gj.training.TrainConfig(epsilon=0.5, epochs=20)."
+        )
     if net.num_classes != data.num_classes:
         raise ValueError(
             f"The network has {net.num_classes} classes and the data {data.num_classes}: "

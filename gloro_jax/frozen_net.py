@@ -95,6 +95,14 @@ class FrozenNet:
             if isinstance(node, FrozenLinear)
         }
 
+    def operators(self) -> dict[str, Any]:
+        """Every linear operator as executed, by the same path."""
+        return {
+            path.removesuffix("/linear"): node.linear.operator
+            for path, node in _named_nodes(self._frozen)
+            if isinstance(node, FrozenLinear)
+        }
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""
         return {path: np.asarray(leaf) for path, leaf in named_leaves(self._frozen)}
@@ -175,7 +183,7 @@ def named_leaves(frozen: Any) -> list[tuple[str, Any]]:
 
 def path_name(path: Any) -> str:
     """A key path as text."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", None))) for key in path)
+    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def is_bounded(node: Any) -> bool:

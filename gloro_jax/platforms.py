@@ -18,6 +18,15 @@ def compiler_options() -> dict[str, str]:
     return dict(_CPU_OPTIONS) if jax.default_backend() == "cpu" else {}
 
 
+def scan_unroll(length: int) -> int:
+    """How far to unroll a scan whose body differentiates convolutions.
+
+    XLA:CPU runs such gradients inside a loop about 75 times slower, so there the loop is unrolled
+    whole. Elsewhere it stays a loop, which compiles faster and holds one body's memory.
+    """
+    return length if jax.default_backend() == "cpu" else 1
+
+
 def is_tracing(*trees: Any) -> bool:
     """Whether we are inside a JAX transformation, or one of `trees` holds a traced value."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))

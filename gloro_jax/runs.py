@@ -2,18 +2,22 @@
 
     config.json            the model, the data and the training, as plain data
     metrics.jsonl          one line per epoch
+    checkpoints/           what an unfinished run needs to go on
     weights/best.safetensors, weights/last.safetensors
                            weights as executed, guaranteed norms, and a digest over both
+    summary.json           how a finished run ended
 
 Loading reads JSON and arrays; it never executes anything a file says.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +33,7 @@ from gloro_jax.models import ModelConfig
 Checkpoint = Literal["best", "last"]
 
 _FORMAT = "1"
+_PLACES = ("source", "directory")
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -39,7 +44,8 @@ def create(run: str | os.PathLike[str]) -> Path:
     """
     folder = Path(run)
     taken = FileExistsError(
-        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run."
+        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run, or "
+        "go on with that one with --resume."
     )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise taken
@@ -48,6 +54,49 @@ def create(run: str | os.PathLike[str]) -> Path:
     except FileExistsError:
         raise taken from None
     return folder
+
+
+def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+    """The folder of a run that was begun with this very config, to go on with it.
+
+    Raises:
+        ValueError: if it was begun with another one; the message lists the differences.
+    """
+    there = flat(_comparable(read_config(run)))
+    wanted = flat(_comparable(json.loads(json.dumps(config))))
+    differences = [
+        f"  {name}: {there.get(name, 'absent')} in the run, {wanted.get(name, 'absent')} now"
+        for name in sorted(there.keys() | wanted.keys())
+        if there.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{run} was begun with another config, so it cannot be resumed with this one:\n"
+            + "\n".join(differences)
+            + "\nGive the same options, or choose another --run."
+        )
+    return Path(run)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second training out of the run folder; the lock ends with the process.
+
+    Raises:
+        FileExistsError: if another process is training there.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on this platform
+            pass
+        except BlockingIOError:
+            raise FileExistsError(
+                f"Another process is training in {folder}. Wait for it, or choose another --run."
+            ) from None
+        yield
 
 
 def check_model(model: ModelConfig) -> None:
@@ -65,6 +114,17 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     _write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Writes summary.json, whole or not at all."""
+    _write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+
+
+def read_summary(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads summary.json; empty where the run has not finished."""
+    path = Path(run) / "summary.json"
+    return _read_object(path) if path.is_file() else {}
+
+
 def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads config.json.
 
@@ -77,13 +137,17 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{Path(run)} is no run folder: it has no config.json. `gloro-jax train` makes one."
         )
+    return _read_object(path)
+
+
+def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that was cut off while being written is left out."""
+    path = Path(run) / "metrics.jsonl"
+    lines = path.read_text().split("\n") if path.is_file() else [""]
     try:
-        config = json.loads(path.read_text())
+        return [json.loads(line) for line in lines[:-1]]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return config
+        raise ValueError(f"{path} is not valid JSON lines: {error}.") from None
 
 
 def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
@@ -153,6 +217,34 @@ def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}.") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object.")
+    return found
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's result: not the version, nor where its data lies."""
+    data = config.get("data")
+    kept = {k: v for k, v in data.items() if k not in _PLACES} if isinstance(data, dict) else data
+    return {"model": config.get("model"), "training": config.get("training"), "data": kept}
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as one level, "training.augmentation.crop": 4."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        path: leaf
+        for name, value in tree.items()
+        for path, leaf in flat(value, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def _typed(kind: Any, value: Any, *, where: str) -> Any:

@@ -43,6 +43,10 @@ def small_frozen(small_net):
 
 @pytest.fixture(scope="session")
 def tiny_data():
+    return make_tiny_data()
+
+
+def make_tiny_data():
     """Three classes of 6 x 6 images that a small net separates: which third is bright."""
     rng = np.random.default_rng(0)
     labels = np.arange(180) % 3

@@ -23,11 +23,16 @@ SIGNATURES = {
     "freeze": "(net, variables, *, input_shape)",
     "certify": "(frozen, x, *, epsilon)",
     "load": "(run, *, checkpoint, net)",
-    "training.fit": "(net, data, config, *, run, backend)",
+    "training.fit": "(net, data, config, *, run, session, backend)",
     "training.data_parallel": "(step, *, backend, devices)",
     "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon)",
-    "evaluation.attack": "(frozen, images, *, radii, steps, restarts, seed, batch_size)",
-    "data.from_arrays": "(train, test, *, validation, seed, name)",
+    "evaluation.attack": (
+        "(frozen, images, *, radii, steps, restarts, seed, batch_size, on_progress)"
+    ),
+    "evaluation.tightness": "(frozen, images, *, pairs, steps, seed)",
+    "data.from_arrays": "(train, test, *, validation, seed, name, class_names, origin)",
+    "data.open_data": "(config)",
+    "data.prepare": "(name, *, source, directory, resize, is_overwriting, on_progress)",
     "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
 }
 NAMES = {

@@ -14,7 +14,7 @@ import json, sys
 import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 import gloro_jax as gj
 from gloro_jax import layers
-from gloro_jax.data.sources import Split, check_labels
+from gloro_jax.data.dataset import Split, check_labels
 norms = gj.PowerIteration(steps=1)
 x = jnp.ones((2, 6, 6, 2))
 net = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(4)]), num_classes=3)

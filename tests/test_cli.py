@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from gloro_jax import runs
 from gloro_jax.cli import main
 from tests.broken import with_too_small_a_bound
 
@@ -63,6 +64,15 @@ def test_an_existing_run_is_refused(trained, capsys):
         (["train", "digits", "--run", "x", "--epsilon", "nan"], "epsilon must be positive"),
         (["train", "digits", "--run", "x", "--loss", "ema"], "emma"),
         (["train", "digits"], "--run"),
+        (["train", "digits", "--run", "x", "--resume-step", "3"], "goes with --resume"),
+        (["train", "digits", "--run", "x", "--epsilon-schedule", "[1]-sin-[2]"], "[1]-sin-[2]"),
+        (["train", "digits", "--run", "x", "--data", "nowhere.npz"], "nowhere.npz is not there"),
+        (["train", "mnist_2c2f", "--run", "x", "--data-dir", "."], "gloro-jax data prepare mnist"),
+        (["report"], "one or more run folders"),
+        (["report", "nowhere"], "is no run folder"),
+        (["data", "shwo"], "did you mean show"),
+        (["data", "show", "nothing", "--data-dir", "."], "There is no data set 'nothing'"),
+        (["data", "prepare", "mine", "--from", "nowhere.npz"], "nowhere.npz is not there"),
         (["certify", "nowhere"], "is no run folder"),
         (["certify"], "run"),
     ],
@@ -84,10 +94,91 @@ def test_help_teaches(capsys):
 
 
 def test_a_refuted_certificate_fails_the_command(trained, capsys, monkeypatch):
-    from gloro_jax import runs
-
     broken = with_too_small_a_bound(runs.load(trained), factor=100)
     monkeypatch.setattr(runs, "load", lambda run, checkpoint="best": broken)
     code, _, err = run(capsys, "attack", str(trained), "--steps", "10", "--examples", "30")
     assert code == 1
     assert "certificates are refuted" in err
+    page = trained / "report.html"
+    words = ["report", str(trained), "--examples", "20", "--steps", "10"]
+    code, _, err = run(capsys, *words)
+    assert code == 1
+    assert "ALARM, run: 2" in err or "ALARM, run: 1" in err
+    assert "A certificate on this page is refuted" in page.read_text()
+
+
+def test_resume_goes_on_with_the_same_command(capsys, tmp_path):
+    folder = tmp_path / "run"
+    words = ["train", "digits", "--run", str(folder), "--epochs", "2", "--model.dense", "8"]
+    code, out, err = run(capsys, *words, "--resume")
+    assert code == 0
+    assert "no finished checkpoint yet: starting from the beginning" in err
+    assert "training.epochs │ 2" in out
+    code, _, err = run(capsys, *words, "--resume")
+    assert code == 0
+    assert "resumed at step 34" in err
+    code, _, err = run(capsys, *words, "--resume", "--epochs", "3")
+    assert code == 2
+    assert "training.epochs: 2 in the run, 3 now" in err
+
+
+@pytest.fixture(scope="module")
+def own_file(tmp_path_factory):
+    """The digits as a user would bring them: uint8, and named classes."""
+    import gloro_jax as gj
+
+    data = gj.data.digits()
+    path = tmp_path_factory.mktemp("own") / "own.npz"
+    arrays = {}
+    for split in ("train", "test"):
+        part = getattr(data, split)
+        arrays[f"x_{split}"] = np.round(part.images * 255).astype(np.uint8)
+        arrays[f"y_{split}"] = part.labels
+    names = np.array(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    )
+    np.savez(path, class_names=names, **arrays)
+    return path
+
+
+def test_a_file_of_ones_own_is_prepared_shown_trained_on_and_reported(
+    own_file, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    code, out, _ = run(capsys, "data", "list")
+    assert "mnist │ - │ - │ not prepared" in out
+    code, out, _ = run(capsys, "data", "prepare", "own", "--from", str(own_file))
+    assert code == 0
+    sheet = tmp_path / "sheet.png"
+    code, out, _ = run(capsys, "data", "show", "own", "--sheet", str(sheet))
+    assert code == 0
+    assert "3 three" in out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+    options = ["--epochs", "3", "--model.dense", "8", "--validation", "0.2"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, out, _ = run(
+        capsys, "train", "digits", "--run", str(first), "--data", str(own_file), *options
+    )
+    assert code == 0
+    code, _, _ = run(capsys, "train", "digits", "--run", str(second), "--data", "own", *options)
+    assert code == 0
+    # The same pixels, from a file and from array_record: the same weights.
+    digests = [json.loads((r / "config.json").read_text())["data"] for r in (first, second)]
+    assert digests[0]["fingerprint"] == digests[1]["fingerprint"]
+    assert runs.load(first).digest == runs.load(second).digest
+
+    code, out, _ = run(capsys, "certify", str(first), "--data", "own", "--epsilon", "0.1")
+    assert code == 0
+    assert "own, test split" in out
+    page = tmp_path / "both.html"
+    code, out, _ = run(
+        capsys, "report", str(first), str(second), "--out", str(page), "--examples", "20",
+        "--steps", "5",
+    )  # fmt: skip
+    assert code == 0
+    text = page.read_text()
+    assert "first · second" in text
+    assert "No attack succeeded inside a certified radius" in text
+    assert "http" not in text.replace("http://www.w3.org", "")  # names of XML dialects
+    assert 'src="data:image/png' in text

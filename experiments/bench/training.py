@@ -15,8 +15,9 @@ import gloro_jax as gj
 from gloro_jax.data import Batch
 from gloro_jax.models import gloro_4c3f
 from gloro_jax.training import parallel
+from gloro_jax.training.optimizers import make_optimizer
 from gloro_jax.training.state import initial_state
-from gloro_jax.training.step import make_optimizer, make_train_step
+from gloro_jax.training.step import make_train_step
 
 BATCH, STEPS, SHAPE = 256, 8, (28, 28, 1)
 CONFIG = gj.training.TrainConfig(epsilon=1.58, epochs=1, batch_size=BATCH)
@@ -31,7 +32,7 @@ def step_seconds(config: gj.training.TrainConfig) -> float:
     state = initial_state(net, optimizer, seed=0, input_shape=SHAPE)
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(BATCH, *SHAPE)).astype(np.float32)
-    batch = Batch(images, rng.integers(0, 10, BATCH), np.ones(BATCH, bool))
+    batch = Batch(images, rng.integers(0, 10, BATCH), np.ones(BATCH, bool), np.arange(BATCH))
     times = []
     for _ in range(STEPS):
         start = time.perf_counter()

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gloro_jax.data.sources import Split
+from gloro_jax.data.dataset import Split
+
+_LARGEST_BATCH = 512  # of evaluation: activations of larger ones fill the memory for nothing
 
 
 class Batch(NamedTuple):
@@ -15,40 +17,49 @@ class Batch(NamedTuple):
         images: (batch, H, W, C), uint8 or float32.
         labels: (batch,).
         is_real: (batch,), False where an example only fills the batch up.
+        index: (batch,), which example of its split each is; augmentation depends on it.
     """
 
     images: Any
     labels: Any
     is_real: Any
+    index: Any
 
 
-def training_batches(split: Split, *, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+def training_batches(
+    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int = 0
+) -> Iterator[Batch]:
     """One epoch of full batches in an order that depends on `seed` and `epoch` alone.
 
     The last, smaller batch is left out; another one is in the next epoch's order.
+
+    Args:
+        split: the examples.
+        batch_size: examples per batch.
+        seed: of the order.
+        epoch: which epoch's order.
+        skip: batches already done, when a run is resumed.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(len(split))
-    for start in range(0, len(split) - batch_size + 1, batch_size):
+    order = np.random.default_rng((seed, epoch)).permutation(len(split)).astype(np.int32)
+    for start in range(skip * batch_size, len(split) - batch_size + 1, batch_size):
         chosen = order[start : start + batch_size]
-        yield Batch(split.images[chosen], split.labels[chosen], np.ones(batch_size, bool))
+        is_real = np.ones(batch_size, bool)
+        yield Batch(split.images[chosen], split.labels[chosen], is_real, chosen)
 
 
 def evaluation_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
     """The whole split in order; the last batch is padded and marked in `is_real`."""
     for start in range(0, len(split), batch_size):
         stop = start + batch_size
-        yield padded(split.images[start:stop], split.labels[start:stop], batch_size)
+        yield padded(split.images[start:stop], split.labels[start:stop], batch_size, start)
 
 
-def padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Batch:
-    """A batch of `batch_size`, filled up by repeating the first example."""
+def padded(images: np.ndarray, labels: np.ndarray, batch_size: int, start: int) -> Batch:
+    """A batch of `batch_size`, filled up by repeating the first example; `start` is its index."""
     missing = batch_size - len(images)
-    fill = np.zeros(missing, int)
-    return Batch(
-        np.concatenate([images, images[fill]]),
-        np.concatenate([labels, labels[fill]]),
-        np.arange(batch_size) < len(images),
-    )
+    chosen = np.concatenate([np.arange(len(images)), np.zeros(missing, int)])
+    is_real = np.arange(batch_size) < len(images)
+    return Batch(images[chosen], labels[chosen], is_real, (start + chosen).astype(np.int32))
 
 
 def as_float(images: Any) -> Any:
@@ -56,16 +67,16 @@ def as_float(images: Any) -> Any:
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
 
 
-def rebatched(pairs: Iterable[tuple[Any, Any]], *, batch_size: int | None) -> Iterator[Batch]:
+def rebatched(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Batch]:
     """Batches of one size from (images, labels) of any sizes, so that one program serves all.
 
     Args:
-        pairs: batches, the last perhaps smaller; none larger than the first unless `batch_size`
-            is given.
-        batch_size: the size to pad to; None takes the first batch's.
+        pairs: batches of any sizes; the first sets the size, up to 512.
     """
+    size, start = None, 0
     for images, labels in pairs:
-        batch_size = batch_size or len(images)
-        for start in range(0, len(images), batch_size):
-            stop = start + batch_size
-            yield padded(images[start:stop], labels[start:stop], batch_size)
+        size = size or min(len(images), _LARGEST_BATCH)
+        for first in range(0, len(images), size):
+            last = first + size
+            yield padded(images[first:last], labels[first:last], size, start + first)
+        start += len(images)

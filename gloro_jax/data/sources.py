@@ -1,169 +1,100 @@
-"""Where images come from, and the checks they pass before anything is computed with them."""
+"""Opening data by name: the digits, prepared sets, and .npz files."""
 
-import dataclasses
-from typing import Any, Literal
+import difflib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-DataName = Literal["digits"]
+from gloro_jax.data import store
+from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
+from gloro_jax.data.npz import is_npz, read_npz
+
+# Sets that `gloro-jax data prepare NAME` knows how to fetch through tensorflow-datasets.
+STOCK = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Images and labels, checked.
-
-    Attributes:
-        images: (n, H, W, C), uint8, or float32 in [0, 1].
-        labels: (n,), integers from 0.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __post_init__(self) -> None:
-        check_images(self.images)
-        check_labels(self.labels, count=len(self.images))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """Three splits of one task: train to learn, validation to choose, test to report.
-
-    Attributes:
-        name: what reports call it.
-        train: the training split.
-        validation: picks epochs and hyperparameters.
-        test: looked at last.
-        num_classes: labels run from 0 to num_classes - 1.
-    """
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            split: Split = getattr(self, name)
-            if split.images.shape[1:] != self.input_shape:
-                raise ValueError(
-                    f"Every split has images of one shape: train {self.input_shape}, "
-                    f"{name} {split.images.shape[1:]}."
-                )
-            check_labels(split.labels, count=len(split), num_classes=self.num_classes)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One image, (H, W, C)."""
-        return tuple(self.train.images.shape[1:])
-
-
-def from_arrays(
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    *,
-    validation: float = 0.1,
-    seed: int = 0,
-    name: str = "arrays",
-) -> Dataset:
-    """A dataset from arrays of one's own; validation is carved out of the training arrays.
-
-    Args:
-        train: images (n, H, W, C), uint8 or float32 in [0, 1], and labels (n,).
-        test: likewise.
-        validation: the share of the training arrays, in every class alike.
-        seed: of the choice of validation images.
-        name: what reports call it.
+def open_data(config: DataConfig) -> Dataset:
+    """The data set that `config` names, validated, in memory.
 
     Raises:
-        TypeError: if an array has the wrong type.
-        ValueError: if shapes, values or labels do not fit; nothing is repaired silently.
+        ValueError: if there is no such set, or it is damaged.
+        FileNotFoundError: if it has not been prepared; the message gives the command. Nothing is
+            ever downloaded from here.
     """
-    if not 0 < validation < 1:
-        raise ValueError(f"validation is a share between 0 and 1, got {validation}.")
-    images, labels = np.asarray(train[0]), np.asarray(train[1])
-    whole, held_out = Split(images, labels), Split(np.asarray(test[0]), np.asarray(test[1]))
-    classes = int(max(labels.max(), held_out.labels.max())) + 1
-    is_validation = _stratified(whole.labels, share=validation, seed=seed)
-    return Dataset(
-        name=name,
-        train=Split(images[~is_validation], labels[~is_validation]),
-        validation=Split(images[is_validation], labels[is_validation]),
-        test=held_out,
-        num_classes=max(classes, 2),
+    if config.source == "digits":
+        return digits(config)
+    splits, class_names = _read(config)
+    missing = [name for name in ("train", "test") if name not in splits]
+    if missing:
+        raise ValueError(
+            f"{config.source} has no {missing[0]} split, and training needs train and test; "
+            f"it has {', '.join(splits)}."
+        )
+    return from_arrays(
+        splits["train"],
+        splits["test"],
+        validation=config.validation,
+        seed=config.seed,
+        name=Path(config.source).stem,
+        class_names=class_names,
+        origin=config,
     )
 
 
-def digits() -> Dataset:
+def open_split(config: DataConfig, split: str) -> Split:
+    """One split: "train", "validation" or "test"; "test" does not need a training split.
+
+    Raises:
+        ValueError: as `open_data`, and if the split is not there.
+        FileNotFoundError: as `open_data`.
+    """
+    if split != "test" or config.source == "digits":
+        return getattr(open_data(config), split)
+    splits, _ = _read(config)
+    if "test" not in splits:
+        raise ValueError(f"{config.source} has no test split (x_test and y_test).")
+    return Split(*splits["test"])
+
+
+def digits(config: DataConfig | None = None) -> Dataset:
     """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; nothing is downloaded.
 
-    A fifth is held out for testing and a fifth of the rest for validation, by a fixed seed.
-    Pixels 0 to 16 become float32 in [0, 1].
+    A fifth is held out for testing by a fixed seed, and of the rest, unless `config` says
+    otherwise, a fifth for validation. Pixels 0 to 16 become float32 in [0, 1].
     """
     from sklearn.datasets import load_digits
 
+    config = config or DataConfig("digits", validation=0.2)
     bunch: Any = load_digits()
     images = (bunch.images[..., None] / 16.0).astype(np.float32)
     labels = bunch.target.astype(np.int32)
-    is_test = _stratified(labels, share=0.2, seed=0)
+    is_test = stratified(labels, share=0.2, seed=0)
     return from_arrays(
         (images[~is_test], labels[~is_test]),
         (images[is_test], labels[is_test]),
-        validation=0.2,
+        validation=config.validation,
+        seed=config.seed,
         name="digits",
+        origin=config,
     )
 
 
-SOURCES = {"digits": digits}
-
-
-def check_images(images: Any) -> None:
-    """Raises a TypeError or a ValueError unless `images` are (n, H, W, C) in [0, 1] or uint8."""
-    if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
-        raise TypeError(
-            "Images are a NumPy array of uint8, or of float32 in [0, 1]; got "
-            f"{getattr(images, 'dtype', type(images).__name__)}."
-        )
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"Images have shape (n, H, W, C), none of them 0; got {images.shape}.")
-    if images.dtype == np.float32:
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # also refuses NaN
-            raise ValueError(
-                f"float32 images lie in [0, 1], got values from {low} to {high}. Divide pixels "
-                "by 255; put means and deviations into the network with layers.Normalize."
-            )
-
-
-def check_labels(labels: Any, *, count: int, num_classes: int | None = None) -> None:
-    """Raises a TypeError or a ValueError unless `labels` are `count` integers in range."""
-    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(
-            "Labels are a NumPy array of integers, got "
-            f"{getattr(labels, 'dtype', type(labels).__name__)}."
-        )
-    if labels.shape != (count,):
-        raise ValueError(f"There is one label per image: {count} images, labels {labels.shape}.")
-    limit = np.inf if num_classes is None else num_classes
-    bad = np.nonzero((labels < 0) | (labels >= limit))[0]
-    if len(bad):
-        allowed = "from 0" if num_classes is None else f"from 0 to {num_classes - 1}"
+def _read(config: DataConfig) -> tuple[store.Arrays, tuple[str, ...]]:
+    if is_npz(config.source):
+        return read_npz(Path(config.source))
+    directory = store.data_directory(config.directory)
+    if store.is_prepared(config.source, directory):
+        return store.read(config.source, directory)
+    known = {"digits", *STOCK, *store.prepared_names(directory)}
+    if config.source not in known:
+        near = difflib.get_close_matches(config.source, known) or sorted(known)
         raise ValueError(
-            f"Labels run {allowed}; label {labels[bad[0]]} of example {bad[0]} does not "
-            f"({len(bad)} such labels)."
+            f"There is no data set {config.source!r}; did you mean {', '.join(near)}? Arrays of "
+            "your own: --data FILE.npz, or gloro-jax data prepare NAME --from FILE.npz|FOLDER."
         )
-
-
-def _stratified(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
-    """A mask of about `share` of each class, at least one example and never all."""
-    rng, chosen = np.random.default_rng(seed), np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = rng.permutation(np.nonzero(labels == label)[0])
-        if len(members) < 2:
-            raise ValueError(f"Class {label} has one example; a split needs at least two.")
-        chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
-    return chosen
+    raise FileNotFoundError(
+        f"{config.source} has not been prepared in {directory}. Once, and with a network "
+        f"connection: gloro-jax data prepare {config.source}. From a file you have: "
+        f"gloro-jax data prepare {config.source} --from FILE.npz."
+    )

@@ -6,6 +6,7 @@ the same effort: on one digits network 74 % of points against 65 %.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.data.batches import as_float
-from gloro_jax.data.sources import check_images
+from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.platforms import jit
 
 # Certificates hold for exact distances; float32 steps are measured again in float64 against this.
 _INSIDE = 1 - 1e-5
+_NEARER = 0.97
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,20 +60,24 @@ def attack(
     restarts: int = 2,
     seed: int = 0,
     batch_size: int = 128,
+    on_progress: Callable[[int], None] = lambda images: None,
 ) -> AttackReport:
     """Searches the l2 ball around each image, within [0, 1], for another prediction.
 
     Every reported success was checked: the prediction changed, all pixels lie in [0, 1], and the
-    distance, in float64, is below the radius.
+    distance, in float64, is below the radius. After a success the search goes on inside its
+    distance, so that distances are those of the nearest change found.
 
     Args:
         frozen: the network.
         images: (n, H, W, C), uint8 or float32 in [0, 1].
-        radii: one radius, or one per image; an infinite one is cut to the image's diagonal.
+        radii: one radius, or one per image; an infinite one is cut to the image's diagonal, and
+            images with radius 0 are left alone.
         steps: gradient steps per restart and target class.
         restarts: the first starts at the image, the others at random in the ball.
         seed: of the random starts.
         batch_size: images attacked at once, each at every other class.
+        on_progress: called after each batch with the number of images in it.
 
     Raises:
         TypeError: if images have the wrong type.
@@ -82,26 +88,44 @@ def attack(
         raise ValueError(
             f"steps, restarts and batch_size are at least 1, got {steps}, {restarts}, {batch_size}."
         )
-    clean = frozen.check_images(as_float(images))
-    diagonal = float(np.sqrt(np.prod(images.shape[1:])))
-    limit = np.minimum(np.broadcast_to(np.asarray(radii, np.float64), len(images)), diagonal)
-    if not (limit >= 0).all():
-        raise ValueError("radii are l2 distances, at least 0 and not NaN.")
-    parts = [
-        _attack_batch(
+    clean = np.asarray(frozen.check_images(as_float(images)))
+    limit = _limits(radii, images.shape)
+    found = (np.full(len(clean), np.inf), clean.copy(), np.zeros(len(clean), np.int32))
+    for start in range(0, len(clean), batch_size):
+        stop = min(start + batch_size, len(clean))
+        found[2][start:stop] = _predict(frozen, _filled(clean[start:stop], batch_size))[
+            : stop - start
+        ]
+    wanted = np.nonzero(limit > 0)[0]
+    on_progress(len(clean) - len(wanted))
+    for number, start in enumerate(range(0, len(wanted), batch_size)):
+        rows = wanted[start : start + batch_size]
+        key = jax.random.key(seed + number)
+        best = _attack_batch(
             frozen,
-            clean[i : i + batch_size],
-            limit[i : i + batch_size],
+            jnp.asarray(_filled(clean[rows], batch_size)),
+            _filled(limit[rows], batch_size),
             steps,
             restarts,
-            jax.random.key(seed + i),
+            key,
         )
-        for i in range(0, len(images), batch_size)
-    ]
-    distances, examples, predictions = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
-    )
-    return AttackReport(limit, distances, examples, predictions)
+        for whole, part in zip(found, best, strict=True):
+            whole[rows] = part[: len(rows)]
+        on_progress(len(rows))
+    return AttackReport(limit, *found)
+
+
+def _limits(radii: Any, shape: tuple[int, ...]) -> np.ndarray:
+    diagonal = float(np.sqrt(np.prod(shape[1:])))
+    limit = np.minimum(np.broadcast_to(np.asarray(radii, np.float64), shape[0]), diagonal)
+    if not (limit >= 0).all():
+        raise ValueError("radii are l2 distances, at least 0 and not NaN.")
+    return limit
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    """`array` with its first row repeated up to `size` rows, so that one program serves all."""
+    return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
 
 def _attack_batch(
@@ -110,16 +134,21 @@ def _attack_batch(
     classes = frozen.net.num_classes
     own = _predict(frozen, clean)
     best = (np.full(len(clean), np.inf), np.array(clean), np.array(own))
-    reach = jnp.asarray(limit * _INSIDE, jnp.float32)
     for restart in range(restarts):
         key, step_key = jax.random.split(key)
         for offset in range(1, classes):
             target = (own + offset) % classes
-            x = clean if restart == 0 else _random_start(clean, reach, step_key)
+            x = clean if restart == 0 else _random_start(clean, _reach(limit, best[0]), step_key)
             for step in range(steps):
+                reach = _reach(limit, best[0])
                 x, prediction = _ascend(frozen, x, clean, reach, own, target, 1 - step / steps)
                 _keep_nearest(best, clean, limit, own, x, prediction)
     return best
+
+
+def _reach(limit: np.ndarray, nearest: np.ndarray) -> Array:
+    """How far to search: within the limit, and distinctly nearer than what was found."""
+    return jnp.asarray(np.minimum(limit * _INSIDE, nearest * _NEARER), jnp.float32)
 
 
 def _keep_nearest(

@@ -1,16 +1,30 @@
 """Reports as tables for a terminal."""
 
+from typing import Any
+
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from gloro_jax.evaluation.attacks import AttackReport
 from gloro_jax.evaluation.vra import Report
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.runs import flat
+
+
+def settings(config: dict[str, Any]) -> Table:
+    """A nested config, one row per field."""
+    table = Table("setting", "value", title="configuration")
+    for section, fields in config.items():
+        for name, value in flat(fields).items():
+            table.add_row(f"{section}.{name}", escape(str(value)))
+        table.add_section()
+    return table
 
 
 def summary(report: Report, *, title: str) -> Table:
     """Accuracy, VRA and radii of one report."""
-    table = Table(title=title, show_header=False)
+    table = Table(title=escape(title), show_header=False)
     table.add_row("images", str(report.count))
     table.add_row("clean accuracy", f"{report.clean_accuracy:.4f}")
     table.add_row(

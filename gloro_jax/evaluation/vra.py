@@ -8,7 +8,7 @@ import numpy as np
 
 from gloro_jax.certify import certify
 from gloro_jax.data.batches import as_float, rebatched
-from gloro_jax.data.sources import check_images, check_labels
+from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
 
 
@@ -82,7 +82,7 @@ def verified_robust_accuracy(
     """
     classes = frozen.net.num_classes
     columns: list[tuple[np.ndarray, ...]] = []
-    for batch in rebatched(_checked(batches, classes), batch_size=None):
+    for batch in rebatched(_checked(batches, classes)):
         certificate = certify(frozen, as_float(batch.images), epsilon=epsilon)
         row = (batch.labels, certificate.prediction, certificate.radius, certificate.is_certified)
         columns.append(tuple(np.asarray(field)[batch.is_real] for field in row))

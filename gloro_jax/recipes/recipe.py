@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gloro_jax.data.sources import DataName
+from gloro_jax.data.dataset import DataConfig
 from gloro_jax.models import ModelConfig
 from gloro_jax.training.config import TrainConfig
 
@@ -12,11 +12,11 @@ class Recipe:
     """A network, its data and its training.
 
     Attributes:
-        data: the name of the data set.
+        data: which data.
         model: the network.
         training: how to train it.
     """
 
-    data: DataName
+    data: DataConfig
     model: ModelConfig
     training: TrainConfig

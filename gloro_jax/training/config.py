@@ -2,58 +2,81 @@
 
 import dataclasses
 import math
+from typing import Literal
 
+from gloro_jax.data.augment import Augmentation
 from gloro_jax.losses import LossName
+from gloro_jax.schedules import check_schedule
+
+OptimizerName = Literal["adam", "nadam"]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How to train.
 
+    Schedules are a line of text each, "[0.1]-[50%:1.5]" or a name such as "cos"; the grammar is
+    in gloro_jax/schedules.py. Their values are factors.
+
     Attributes:
         epsilon: the l2 radius to certify at, in units of images in [0, 1].
         epochs: passes over the training split.
         loss: emma, gloro_cross_entropy, trades_kl, trades_ce, margin or lmt.
         trades_weight: weight of the robust term of the TRADES losses.
+        trades_schedule: how that weight moves.
+        epsilon_schedule: how the training radius moves; above 1 leaves margins to spare.
         batch_size: examples per step, over all devices together.
-        learning_rate: peak of the NAdam learning rate, which falls to 0 along a cosine.
-        warmup_epochs: epochs of linear warm-up to that peak.
-        epsilon_start: the training radius begins at this multiple of epsilon.
-        epsilon_end: and ends at this one; above 1 leaves margins to spare.
-        ramp: share of training over which it rises linearly.
+        microbatches: parts that each device's share of a batch is computed in, to save memory.
+        optimizer: nadam or adam.
+        lookahead: every so many steps, step back halfway to where the last such step ended
+            (Zhang et al. 2019); 0 for never.
+        learning_rate: its peak.
+        learning_rate_schedule: how the learning rate moves.
+        warmup_epochs: epochs over which the learning rate also rises linearly from 0.
         clip_norm: gradients are scaled down to this global l2 norm.
         power_steps: power-iteration rounds per training step.
-        seed: of initial weights, power-iteration vectors and the order of examples.
+        augmentation: what happens to training images.
+        seed: of initial weights, power-iteration vectors, the order of examples, augmentation.
     """
 
     epsilon: float
     epochs: int
     loss: LossName = "emma"
     trades_weight: float = 1.0
+    trades_schedule: str = "fixed"
+    epsilon_schedule: str = "[0.1]-[50%:1.5]"
     batch_size: int = 128
+    microbatches: int = 1
+    optimizer: OptimizerName = "nadam"
+    lookahead: int = 0
     learning_rate: float = 2e-3
+    learning_rate_schedule: str = "cos"
     warmup_epochs: int = 0
-    epsilon_start: float = 0.1
-    epsilon_end: float = 1.5
-    ramp: float = 0.5
     clip_norm: float = 3.0
     power_steps: int = 5
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epsilon", "learning_rate", "epsilon_start", "epsilon_end", "clip_norm"):
+        for name in ("epsilon", "learning_rate", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value}.")
-        for name in ("epochs", "batch_size", "power_steps"):
+        for name in ("epochs", "batch_size", "microbatches", "power_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.ramp <= 1:
-            raise ValueError(f"ramp is a share of training, from 0 to 1; got {self.ramp}.")
+        for name in ("warmup_epochs", "seed", "lookahead"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
-        if self.warmup_epochs < 0 or self.seed < 0:
+        if self.lookahead == 1:
+            raise ValueError("lookahead is 0, or at least 2 steps, got 1.")
+        if self.batch_size % self.microbatches:
             raise ValueError(
-                "warmup_epochs and seed must not be negative, got "
-                f"{self.warmup_epochs} and {self.seed}."
+                f"batch_size {self.batch_size} must be a multiple of microbatches, "
+                f"{self.microbatches}."
             )
+        for name in ("epsilon_schedule", "trades_schedule", "learning_rate_schedule"):
+            is_rate = name != "trades_schedule"
+            check_schedule(name, getattr(self, name), epochs=self.epochs, must_be_positive=is_rate)

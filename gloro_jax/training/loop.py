@@ -1,32 +1,29 @@
-"""fit: the loop around the steps. No mathematics lives here."""
+"""fit: checks, the run folder, training, and freezing what was learnt."""
 
 import dataclasses
-import math
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+from rich.console import Console
 
 from gloro_jax import runs
-from gloro_jax.data import Batch, Dataset, evaluation_batches, training_batches
+from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
+from gloro_jax.evaluation.tightness import layer_norms
 from gloro_jax.freeze import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
+from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.training.metrics import MetricsLog, Totals
-from gloro_jax.training.parallel import Backend, data_parallel
-from gloro_jax.training.progress import TrainingProgress
-from gloro_jax.training.state import TrainState, initial_state
-from gloro_jax.training.step import make_eval_step, make_optimizer, make_train_step
+from gloro_jax.training.interrupt import listening
+from gloro_jax.training.metrics import MetricsLog
+from gloro_jax.training.parallel import Backend
+from gloro_jax.training.session import Session
+from gloro_jax.training.trainer import Trainer
 from gloro_jax.version import __version__
-
-_EVALUATION_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class TrainResult:
         best_epoch: which epoch that was, from 1.
         validation: its certified report on the validation split.
         history: one row per epoch, as in metrics.jsonl.
-        seconds: wall time of the epochs, compilation included.
+        seconds: wall time of training, all sittings together, compilation included.
     """
 
     run: Path
@@ -50,130 +47,112 @@ class TrainResult:
     seconds: float
 
 
-@dataclasses.dataclass
-class _Best:
-    vra: float = -1.0
-    clean: float = -1.0
-    epoch: int = 0
-    params: Any = None
-
-    def offer(self, rates: dict[str, float], epoch: int, state: TrainState) -> None:
-        if (rates["vra_estimate"], rates["clean"]) > (self.vra, self.clean):
-            self.vra, self.clean, self.epoch = rates["vra_estimate"], rates["clean"], epoch
-            self.params = jax.tree.map(np.array, state.params)
-
-
 def fit(
     net: GloroNet | ModelConfig,
     data: Dataset,
     config: TrainConfig,
     *,
     run: str | os.PathLike[str],
+    session: Session | None = None,
     backend: Backend = "pmap",
 ) -> TrainResult:
     """Trains, picks the best epoch on validation, freezes and saves.
 
     Args:
         net: a model config, or a network of one's own (then `gj.load` needs it again).
-        data: splits, from `gj.data.from_arrays` or `gj.data.digits`. The test split is not used.
+        data: splits, from `gj.data.from_arrays` or `gj.data.open_data`. The test split is not
+            used.
         config: how to train.
-        run: a new folder for config, metrics and weights.
+        run: a folder for config, metrics, checkpoints and weights; new, unless resuming.
+        session: resuming, checkpoints, event files, profile; see `Session`.
         backend: how steps run on several devices.
 
     Returns:
         The result; `run` holds the same on disk.
 
     Raises:
-        ValueError: if config, network and data do not fit; before anything is written.
-        FileExistsError: if `run` exists.
-        FloatingPointError: if the loss is NaN or infinite, with the step. Metrics, and the best
-            epoch's weights so far, are kept, as they are after Ctrl-C.
+        ValueError: if config, network and data do not fit, before anything is written; or if a
+            checkpoint is damaged or the run was begun with another config.
+        FileExistsError: if `run` exists and is not to be resumed, or is being trained in.
+        FloatingPointError: if the loss is NaN or infinite, with the step. Metrics, checkpoints and
+            the best epoch's weights so far are kept.
+        Interrupted: after Ctrl-C or SIGTERM, when everything was saved.
+        OSError: if a checkpoint cannot be written; earlier ones stay as they are.
     """
+    session = session or Session()
     if isinstance(net, ModelConfig):
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
-    steps_per_epoch = _check(built, data, config)
-    optimizer = make_optimizer(config, steps_per_epoch=steps_per_epoch)
-    state = initial_state(built, optimizer, seed=config.seed, input_shape=data.input_shape)
-    step = make_train_step(built, config, optimizer, steps_per_epoch=steps_per_epoch)
-    folder = runs.create(run)
-    runs.write_config(folder, _plain_config(net, data, config))
-    trainer = data_parallel(step, backend=backend)
-    evaluator = data_parallel(make_eval_step(built, config), backend=backend)
+    _check(built, data, config)
+    plain = _plain_config(net, data, config)
+    trainer = Trainer(built, data, config, backend=backend)
+    folder = _open_folder(Path(run), plain, session)
+    with runs.locked(folder):
+        _train(trainer, folder, session, built, data)
+        return _finish(trainer, folder, built, data, config)
 
-    best, history, start = _Best(), [], time.perf_counter()
-    log = MetricsLog(folder)
+
+def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
+    if session.is_resuming and (run / "config.json").is_file():
+        return runs.reopen(run, plain)
+    folder = runs.create(run)
+    runs.write_config(folder, plain)
+    return folder
+
+
+def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset) -> None:
+    console = Console(stderr=True, highlight=False)
+    checkpoints = Checkpoints(folder)
     try:
-        with TrainingProgress(total_steps=config.epochs * steps_per_epoch) as progress:
-            for epoch in range(1, config.epochs + 1):
-                state, row = _epoch(trainer, evaluator, state, data, config, epoch, progress)
-                row["seconds"] = round(time.perf_counter() - start, 3)
-                log.write(row)
-                history.append(row)
-                best.offer(row["validation"], epoch, state)
-                progress.epoch(row, epochs=config.epochs)
-    except BaseException:  # Ctrl-C and a diverged loss included: what was learnt is kept
-        if best.epoch:
-            _freeze(built, folder, "best", best.params, data.input_shape)
+        if session.is_resuming:
+            _resume(trainer, checkpoints, session, console)
+        rows = trainer.position.history
+        log = MetricsLog(folder, rows, is_writing_tensorboard=session.is_writing_tensorboard)
+        with listening() as stop:
+            trainer.run(folder, checkpoints, log, session, stop)
+        log.close()
+    except BaseException as error:  # a stop and a diverged loss included: what was learnt is kept
+        try:
+            if trainer.best is not None:
+                _freeze(net, folder, "best", trainer.best, data.input_shape)
+        except OSError as second:
+            error.add_note(f"The best weights so far could not be written either: {second}")
         raise
-    frozen = _freeze(built, folder, "best", best.params, data.input_shape)
-    _freeze(built, folder, "last", state.params, data.input_shape)
+    finally:
+        checkpoints.close()
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints, session: Session, console: Console) -> None:
+    snapshot = checkpoints.restore(session.resume_step)
+    if snapshot is None:
+        console.print("no finished checkpoint yet: starting from the beginning")
+        return
+    checkpoints.set_aside_after(snapshot.step)
+    trainer.restore(snapshot)
+    console.print(f"resumed at step {snapshot.step}")
+
+
+def _finish(
+    trainer: Trainer, folder: Path, net: GloroNet, data: Dataset, config: TrainConfig
+) -> TrainResult:
+    frozen = _freeze(net, folder, "best", trainer.best, data.input_shape)
+    last = _freeze(net, folder, "last", trainer.state.params, data.input_shape)
     held_out = [(data.validation.images, data.validation.labels)]
     report = verified_robust_accuracy(frozen, held_out, epsilon=config.epsilon)
-    return TrainResult(folder, frozen, best.epoch, report, history, history[-1]["seconds"])
-
-
-def _epoch(
-    trainer: Callable[..., Any],
-    evaluator: Callable[..., Any],
-    state: TrainState,
-    data: Dataset,
-    config: TrainConfig,
-    epoch: int,
-    progress: TrainingProgress,
-) -> tuple[TrainState, dict[str, Any]]:
-    totals, waiting = Totals(), None
-    batches = training_batches(
-        data.train, batch_size=config.batch_size, seed=config.seed, epoch=epoch
+    position = trainer.position
+    norms = layer_norms(last, trainer.state.spectral, steps=config.power_steps)
+    summary = {
+        "best_epoch": position.best_epoch,
+        "seconds": round(position.seconds, 1),
+        "devices": [str(device.device_kind) for device in jax.local_devices()],
+        "jax": jax.__version__,
+        "validation": {"clean": report.clean_accuracy, "vra": report.vra},
+        "norms": norms,
+    }
+    runs.write_summary(folder, summary)
+    return TrainResult(
+        folder, frozen, position.best_epoch, report, position.history, position.seconds
     )
-    first = (epoch - 1) * (len(data.train) // config.batch_size) + 1
-    number = first
-    for batch in batches:
-        state, sums = trainer(state, batch)
-        # The next step is under way before the last one's numbers are fetched.
-        if waiting is not None:
-            _add(totals, waiting, step=number - 1)
-        waiting = sums
-        number += 1
-        progress.step()
-    _add(totals, waiting, step=number - 1)
-    state, validation = _evaluate(evaluator, state, data)
-    return state, {"epoch": epoch, "train": totals.rates(), "validation": validation}
-
-
-def _add(totals: Totals, sums: Any, *, step: int) -> None:
-    loss = totals.add(sums)
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"The loss is {loss} at step {step}. Lower learning_rate or clip_norm, or check the "
-            "data; the metrics of earlier epochs are in the run folder."
-        )
-
-
-def _evaluate(
-    evaluator: Callable[..., Any], state: TrainState, data: Dataset
-) -> tuple[TrainState, dict[str, float]]:
-    totals = Totals()
-    size = _evaluation_batch(len(data.validation))
-    for batch in evaluation_batches(data.validation, batch_size=size):
-        state, sums = evaluator(state, Batch(*batch))
-        totals.add(sums)
-    return state, totals.rates()
-
-
-def _evaluation_batch(examples: int) -> int:
-    devices = jax.local_device_count()
-    return -(-min(examples, _EVALUATION_BATCH) // devices) * devices
 
 
 def _freeze(
@@ -188,7 +167,7 @@ def _freeze(
     return frozen
 
 
-def _check(net: Any, data: Any, config: Any) -> int:
+def _check(net: Any, data: Any, config: Any) -> None:
     if not isinstance(net, GloroNet):
         raise TypeError(f"fit trains a gj.GloroNet or a model config, got {type(net).__name__}.")
     if not isinstance(data, Dataset):
@@ -211,19 +190,27 @@ def _check(net: Any, data: Any, config: Any) -> int:
             f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples."
         )
     devices = jax.local_device_count()
-    if config.batch_size % devices:
+    if config.batch_size % (devices * config.microbatches):
         raise ValueError(
-            f"batch_size {config.batch_size} must be a multiple of the {devices} devices."
+            f"batch_size {config.batch_size} must be a multiple of {devices} devices times "
+            f"{config.microbatches} microbatches."
         )
-    return len(data.train) // config.batch_size
 
 
 def _plain_config(
     net: GloroNet | ModelConfig, data: Dataset, config: TrainConfig
 ) -> dict[str, Any]:
+    origin = dataclasses.asdict(data.origin) if data.origin else {"source": None}
     return {
         "gloro_jax": __version__,
         "model": dataclasses.asdict(net) if isinstance(net, ModelConfig) else None,
-        "data": {"name": data.name, "examples": len(data.train), "input_shape": data.input_shape},
+        "data": {
+            "name": data.name,
+            **origin,
+            "examples": len(data.train),
+            "input_shape": data.input_shape,
+            "class_names": data.class_names,
+            "fingerprint": data.fingerprint,
+        },
         "training": dataclasses.asdict(config),
     }

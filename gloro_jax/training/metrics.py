@@ -1,48 +1,128 @@
-"""Metrics: sums turned into rates, and the log that keeps them."""
+"""Metrics: sums turned into rates, where time goes, and the logs that keep both."""
 
+import contextlib
 import json
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
+
 
 class Totals:
-    """Sums over the batches of an epoch."""
+    """Sums over the batches of an epoch.
 
-    def __init__(self) -> None:
-        self._totals: dict[str, float] = {}
+    Attributes:
+        sums: what has been added up, by name.
+    """
+
+    def __init__(self, sums: dict[str, float] | None = None) -> None:
+        self.sums = dict(sums or {})
 
     def add(self, sums: dict[str, Any]) -> float:
         """Adds one batch's sums and returns its mean loss."""
         numbers = {name: float(np.asarray(value)) for name, value in sums.items()}
         for name, number in numbers.items():
-            self._totals[name] = self._totals.get(name, 0.0) + number
+            self.sums[name] = self.sums.get(name, 0.0) + number
         return numbers["loss"] / numbers["count"]
 
     def rates(self) -> dict[str, float]:
         """Loss, clean accuracy and the estimated VRA over everything added."""
-        count = self._totals["count"]
+        count = self.sums["count"]
         return {
-            "loss": self._totals["loss"] / count,
-            "clean": self._totals["correct"] / count,
-            "vra_estimate": self._totals["certified_estimate"] / count,
+            "loss": self.sums["loss"] / count,
+            "clean": self.sums["correct"] / count,
+            "vra_estimate": self.sums["certified_estimate"] / count,
         }
 
 
-class MetricsLog:
-    """metrics.jsonl: one JSON object per line, appended as soon as an epoch ends."""
+class Stopwatch:
+    """Where the time goes: seconds per activity since the last reading."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def measure(self, activity: str) -> Iterator[None]:
+        """Adds the time spent inside to `activity`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self._seconds[activity] = self._seconds.get(activity, 0.0) + spent
+
+    def waiting(self, activity: str, items: Iterable[T]) -> Iterator[T]:
+        """Yields `items`, adding the time spent waiting for each to `activity`."""
+        iterator = iter(items)
+        while True:
+            with self.measure(activity):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """Seconds per activity, rounded to milliseconds; starts again at zero."""
+        seconds = {name: round(value, 3) for name, value in self._seconds.items()}
+        self._seconds = {}
+        return seconds
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object per line, appended as soon as an epoch ends.
+
+    Args:
+        folder: the run folder.
+        rows: the epochs that stand already, when a run is resumed: the file is cut back to them.
+        is_writing_tensorboard: also write event files.
+    """
+
+    def __init__(
+        self, folder: Path, rows: list[dict[str, Any]], *, is_writing_tensorboard: bool
+    ) -> None:
         self._path = folder / "metrics.jsonl"
+        partial = self._path.with_name("metrics.jsonl.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.replace(self._path)
+        self._events: Any = None
+        if is_writing_tensorboard:
+            from tensorboardX import SummaryWriter
+
+            step = rows[-1]["step"] + 1 if rows else 0
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one row."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Appends one row.
+
+        Raises:
+            OSError: if the disk is full or read-only; the checkpoints stay as they are.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{self._path} could not be written ({error}). Make room or mend the permissions, "
+                "then go on with --resume."
+            ) from error
+        if self._events is not None:
+            for name, value in _flat(row):
+                self._events.add_scalar(name, value, row["step"])
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the event files."""
+        if self._events is not None:
+            self._events.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log; a last line that was cut off while being written is left out."""
-    lines = (folder / "metrics.jsonl").read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, float(value)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.platforms import compiler_options
+from gloro_jax.platforms import compiler_options, scan_unroll
 
 Backend = Literal["pmap", "shard_map"]
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -21,23 +22,47 @@ _AXIS = "data"
 
 
 def value_and_grad(
-    loss: Callable[..., tuple[Any, Any]], params: Any, *constants: Any
+    loss: Callable[..., tuple[Any, Any]],
+    params: Any,
+    batch: Any,
+    *constants: Any,
+    microbatches: int = 1,
 ) -> tuple[tuple[Any, Any], Any]:
     """`jax.value_and_grad(loss, has_aux=True)`, averaged over devices; to be called in a step.
 
     Args:
-        loss: (params, *constants) to (mean loss over this device's examples, auxiliary arrays).
+        loss: (params, batch, *constants) to (mean loss over the batch, auxiliary arrays).
         params: replicated.
+        batch: this device's examples.
         constants: replicated arrays that take no gradient.
+        microbatches: the batch is computed in this many parts, one after the other, and the
+            results are averaged: less memory, the same mean.
 
     Returns:
-        ((loss, auxiliary), gradient), each the mean over devices.
+        ((loss, auxiliary), gradient), each the mean over microbatches and devices.
     """
     # Under checked shard_map the gradient of replicated parameters is already a sum over devices,
     # and a mean after it would be too large by their number. Marked as varying, it is local.
-    local = jax.tree.map(lambda a: jax.lax.pcast(a, _AXIS, to="varying"), (params, constants))
-    result = jax.value_and_grad(loss, has_aux=True)(local[0], *local[1])
-    return jax.lax.pmean(result, _AXIS)
+    params, constants = jax.tree.map(_varying, (params, constants))
+
+    def one(part: Any) -> Any:
+        return jax.value_and_grad(loss, has_aux=True)(params, part, *constants)
+
+    if microbatches == 1:
+        return jax.lax.pmean(one(batch), _AXIS)
+    parts = jax.tree.map(lambda a: a.reshape((microbatches, -1, *a.shape[1:])), batch)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(part)), None
+
+    shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts))
+    zero = jax.tree.map(lambda s: _varying(jnp.zeros(s.shape, s.dtype)), shapes)
+    total, _ = jax.lax.scan(add, zero, parts, unroll=scan_unroll(microbatches))
+    return jax.lax.pmean(jax.tree.map(lambda a: a / microbatches, total), _AXIS)
+
+
+def _varying(array: Any) -> Any:
+    return jax.lax.pcast(array, _AXIS, to="varying")
 
 
 def sum_over_devices(tree: Any) -> Any:

@@ -1,16 +1,25 @@
 """What a person sees while training: a bar on a terminal, a line per epoch elsewhere."""
 
+import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_SECONDS_PER_LINE = 60.0
+
 
 class TrainingProgress:
-    """A progress bar over steps with the latest loss, clean accuracy and estimated VRA."""
+    """A progress bar over steps with the latest loss, clean accuracy, estimated VRA, images/s, ETA.
 
-    def __init__(self, *, total_steps: int, console: Console | None = None) -> None:
+    Args:
+        total_steps: steps of the whole run.
+        done: steps done before this sitting.
+        console: where to draw; standard error unless given.
+    """
+
+    def __init__(self, *, total_steps: int, done: int = 0, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("training"),
@@ -22,7 +31,10 @@ class TrainingProgress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=total_steps, status="compiling")
+        self._task = self._progress.add_task(
+            "training", total=total_steps, completed=done, status="compiling"
+        )
+        self._last_line = time.perf_counter()
 
     def __enter__(self) -> "TrainingProgress":
         self._progress.start()
@@ -42,14 +54,24 @@ class TrainingProgress:
 
     def epoch(self, row: dict[str, Any], *, epochs: int) -> None:
         """Shows an epoch's metrics; VRA is labelled an estimate, because it is one."""
-        validation = row["validation"]
+        validation, timing = row["validation"], row["timing"]
         status = (
             f"loss {row['train']['loss']:.3f}  clean {validation['clean']:.3f}  "
-            f"VRA {validation['vra_estimate']:.3f} (estimate)"
+            f"VRA {validation['vra_estimate']:.3f} (estimate)  "
+            f"{timing['images_per_second']:,.0f} images/s"
         )
         self._progress.update(self._task, status=status)
-        every = max(1, epochs // 10)
-        if row["epoch"] % every == 0 or row["epoch"] == epochs:
+        is_due = time.perf_counter() - self._last_line > _SECONDS_PER_LINE
+        if is_due or row["epoch"] % max(1, epochs // 10) == 0 or row["epoch"] == epochs:
+            self._last_line = time.perf_counter()
+            left = self._progress.tasks[0].time_remaining
+            eta = f"  {_clock(float(left))} left" if left and row["epoch"] < epochs else ""
             self._progress.console.print(
-                f"epoch {row['epoch']:>4}/{epochs}  {status}", highlight=False
+                f"epoch {row['epoch']:>4}/{epochs}  {status}{eta}", highlight=False, soft_wrap=True
             )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,18 +1,19 @@
 """The steps: pure functions of one device's share of a batch."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from gloro_jax import losses
+from gloro_jax.data.augment import augmented
 from gloro_jax.data.batches import Batch, as_float
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
 from gloro_jax.margins import GloroLogits, bottom_logit
-from gloro_jax.schedules import epsilon_ramp, warmup_cosine
+from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.parallel import sum_over_devices, value_and_grad
 from gloro_jax.training.state import TrainState
@@ -22,32 +23,32 @@ Loss = Callable[..., Any]
 # Validation may take its time: the estimate it reports is then close to the norm.
 _VALIDATION_STEPS = 30
 
+# Initial weights come from the seed's key itself; augmentation draws from a key folded from it.
+_AUGMENTATION_STREAM = 1
+
 
 def make_loss(config: TrainConfig) -> Loss:
-    """(logits, labels, epsilon=) to one number per example, from the config's choice."""
-    choices: dict[losses.LossName, Loss] = {
+    """(logits, labels, epsilon=, weight=) to one number per example, from the config's choice.
+
+    Only the TRADES losses look at `weight`.
+    """
+    weighted: dict[losses.LossName, Loss] = {
+        "trades_kl": losses.trades_kl,
+        "trades_ce": losses.trades_ce,
+    }
+    if config.loss in weighted:
+        return weighted[config.loss]
+    plain: dict[losses.LossName, Loss] = {
         "emma": losses.emma,
         "gloro_cross_entropy": losses.gloro_cross_entropy,
-        "trades_kl": functools.partial(losses.trades_kl, weight=config.trades_weight),
-        "trades_ce": functools.partial(losses.trades_ce, weight=config.trades_weight),
         "margin": losses.margin,
         "lmt": losses.lmt,
     }
-    if config.loss not in choices:
-        raise ValueError(f"loss is one of {sorted(choices)}, got {config.loss!r}.")
-    return choices[config.loss]
-
-
-def make_optimizer(
-    config: TrainConfig, *, steps_per_epoch: int
-) -> optax.GradientTransformationExtraArgs:
-    """NAdam with clipping, linear warm-up and cosine decay (Hu et al. 2024's recipe)."""
-    learning_rate = warmup_cosine(
-        config.learning_rate,
-        warmup_steps=config.warmup_epochs * steps_per_epoch,
-        total_steps=config.epochs * steps_per_epoch,
-    )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.nadam(learning_rate))
+    if config.loss not in plain:
+        choices = sorted([*plain, *weighted])
+        raise ValueError(f"loss is one of {choices}, got {config.loss!r}.")
+    chosen = plain[config.loss]
+    return lambda logits, labels, *, epsilon, weight: chosen(logits, labels, epsilon=epsilon)
 
 
 def make_train_step(
@@ -61,35 +62,55 @@ def make_train_step(
 
     Its metrics are sums over the batch, with their `count`.
     """
-    loss_of, norms = make_loss(config), PowerIteration(steps=config.power_steps)
-    radius = epsilon_ramp(
-        config.epsilon,
-        start=config.epsilon_start,
-        end=config.epsilon_end,
-        ramp_steps=round(config.ramp * config.epochs * steps_per_epoch),
-    )
+    objective = _make_objective(net, config, steps_per_epoch=steps_per_epoch)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        epsilon = radius(state.step)
-
-        def objective(params: Any, spectral: Any) -> Any:
-            logits, new = net.apply(
-                {"params": params, "spectral": spectral},
-                as_float(batch.images),
-                norms=norms,
-                is_training=True,
-                mutable=["spectral"],
-            )
-            per_example = loss_of(logits, batch.labels, epsilon=epsilon)
-            sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
-            return jnp.mean(per_example), (new.get("spectral", {}), sums)
-
-        (_, (spectral, sums)), gradient = value_and_grad(objective, state.params, state.spectral)
+        (_, (spectral, sums)), gradient = value_and_grad(
+            objective,
+            state.params,
+            batch,
+            state.spectral,
+            state.step,
+            microbatches=config.microbatches,
+        )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, spectral, opt_state), sums
 
     return step
+
+
+def _make_objective(
+    net: GloroNet, config: TrainConfig, *, steps_per_epoch: int
+) -> Callable[[Any, Batch, Any, Any], Any]:
+    """(params, batch, spectral, step) to (mean loss, (new spectral, sums))."""
+    loss_of, norms = make_loss(config), PowerIteration(steps=config.power_steps)
+    radius = parse_schedule(config.epsilon_schedule, epochs=config.epochs)
+    weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
+
+    def objective(params: Any, batch: Batch, spectral: Any, step: Any) -> Any:
+        key = jax.random.fold_in(jax.random.key(config.seed), _AUGMENTATION_STREAM)
+        images = augmented(
+            batch.images, batch.index, config=config.augmentation, key=key, step=step
+        )
+        logits, new = net.apply(
+            {"params": params, "spectral": spectral},
+            images,
+            norms=norms,
+            is_training=True,
+            mutable=["spectral"],
+        )
+        time = step / steps_per_epoch
+        per_example = loss_of(
+            logits,
+            batch.labels,
+            epsilon=config.epsilon * radius(time),
+            weight=config.trades_weight * weight(time),
+        )
+        sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
+        return jnp.mean(per_example), (new.get("spectral", {}), sums)
+
+    return objective
 
 
 def make_eval_step(
@@ -101,7 +122,9 @@ def make_eval_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         variables = {"params": state.params, "spectral": state.spectral}
         logits: Any = net.apply(variables, as_float(batch.images), norms=norms)
-        per_example = loss_of(logits, batch.labels, epsilon=config.epsilon)
+        per_example = loss_of(
+            logits, batch.labels, epsilon=config.epsilon, weight=config.trades_weight
+        )
         return state, sum_over_devices(_sums(logits, batch, per_example, epsilon=config.epsilon))
 
     return step

@@ -82,3 +82,31 @@ def test_the_attack_reaches_the_boundary_of_a_linear_network():
 
 def test_an_attack_of_radius_zero_finds_nothing(small_frozen, images):
     assert attack(small_frozen, images[:3], radii=0.0, steps=2, restarts=2).successes == 0
+
+
+def test_the_nearest_change_is_searched_inside_what_was_found():
+    """For a linear network the nearest change is at the certified radius, wherever one starts."""
+    from gloro_jax import layers
+
+    net = gj.GloroNet(layers.Flatten(), num_classes=3)
+    x = 0.5 + 0.01 * jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
+    frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
+    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
+    found = attack(frozen, np.asarray(x), radii=20 * radii, steps=100, restarts=1)
+    assert (found.distances > radii).all()
+    assert (found.distances < 1.05 * radii).all()
+
+
+def test_images_of_radius_zero_are_left_alone_and_batches_do_not_matter(small_frozen, images):
+    radii = np.where(np.arange(23) % 3 == 0, 0.0, 0.4)
+    seen = []
+    found = attack(
+        small_frozen, images, radii=radii, steps=8, restarts=1, batch_size=5,
+        on_progress=seen.append,
+    )  # fmt: skip
+    assert sum(seen) == 23
+    assert not found.is_success[::3].any()
+    np.testing.assert_array_equal(found.predictions[::3], small_frozen(images).prediction[::3])
+    whole = attack(small_frozen, images, radii=radii, steps=8, restarts=1)
+    np.testing.assert_allclose(found.distances, whole.distances, rtol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.models import GloroCNN
-from gloro_jax.training.metrics import read_metrics
+from gloro_jax.runs import read_metrics
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
 CONFIG = gj.training.TrainConfig(epsilon=0.3, epochs=12, batch_size=40, learning_rate=1e-2)
@@ -28,10 +28,11 @@ def test_it_learns_to_certify(result, tiny_data):
     assert np.isfinite(losses).all()
 
 
-def test_the_run_folder_holds_config_metrics_and_weights(result):
+def test_the_run_folder_holds_config_metrics_and_weights(result, tiny_data):
     config = json.loads((result.run / "config.json").read_text())
     assert config["model"] == json.loads(json.dumps(dataclasses.asdict(MODEL)))
     assert config["training"] == dataclasses.asdict(CONFIG)
+    assert config["data"]["fingerprint"] == tiny_data.fingerprint
     rows = read_metrics(result.run)
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert rows == result.history
@@ -101,7 +102,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_what_was_there(
 ):
     from gloro_jax.training import step
 
-    def explosive(logits, labels, *, epsilon):
+    def explosive(logits, labels, *, epsilon, weight):
         import jax.numpy as jnp
 
         return gj.losses.emma(logits, labels, epsilon=epsilon) / jnp.where(epsilon < 0.25, 1.0, 0.0)
@@ -111,23 +112,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_what_was_there(
         gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
     assert read_metrics(tmp_path / "run")
     assert gj.load(tmp_path / "run").lipschitz > 0
-
-
-def test_ctrl_c_keeps_the_best_epoch_so_far(tiny_data, tmp_path, monkeypatch):
-    from gloro_jax.training import loop
-
-    honest = loop._epoch
-
-    def interrupted(*arguments):
-        if arguments[5] == 3:
-            raise KeyboardInterrupt
-        return honest(*arguments)
-
-    monkeypatch.setattr(loop, "_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
-    assert len(read_metrics(tmp_path / "run")) == 2
-    assert gj.load(tmp_path / "run").input_shape == (6, 6, 1)
 
 
 def test_a_log_whose_last_line_was_cut_off_is_read(tmp_path):
@@ -152,7 +136,10 @@ def test_a_config_that_could_not_be_read_back_is_refused_first(tiny_data, tmp_pa
         ({"epsilon": -1.0}, "epsilon must be positive"),
         ({"epsilon": float("nan")}, "epsilon must be positive"),
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"ramp": 2.0}, "ramp is a share"),
+        ({"epsilon_schedule": "ramp"}, "epsilon_schedule: 'ramp' is no schedule"),
+        ({"learning_rate_schedule": "[1]-[30:0]"}, "within the 12 epochs"),
+        ({"microbatches": 3}, "multiple of microbatches"),
+        ({"lookahead": 1}, "at least 2 steps"),
         ({"trades_weight": -1.0}, "trades_weight must be at least 0"),
     ],
 )

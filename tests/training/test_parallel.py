@@ -1,5 +1,7 @@
 """One step on 1, 2 and 4 devices, under pmap and under checked shard_map: the same parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +25,12 @@ def batches(count):
         images = rng.uniform(size=(16, *SHAPE)).astype(np.float32)
         # Unequal shards: a sum in place of a mean, or one device's share, would show.
         labels = np.sort(rng.integers(0, 3, 16)).astype(np.int32)
-        yield Batch(images, labels, np.ones(16, bool))
+        yield Batch(images, labels, np.ones(16, bool), np.arange(16, dtype=np.int32))
 
 
-def trained(optimizer, *, backend, devices, steps):
+def trained(optimizer, *, backend, devices, steps, config=CONFIG):
     net = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3).build()
-    step = make_train_step(net, CONFIG, optimizer, steps_per_epoch=10)
+    step = make_train_step(net, config, optimizer, steps_per_epoch=10)
     run = data_parallel(step, backend=backend, devices=jax.devices()[:devices])
     state = initial_state(net, optimizer, seed=0, input_shape=SHAPE)
     for batch in batches(steps):
@@ -58,18 +60,34 @@ def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, ba
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
 
 
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (2, 2), (4, 1), (2, 8)])
+def test_augmented_steps_do_not_depend_on_how_a_batch_is_divided(sgd, devices, microbatches):
+    augmentation = gj.data.Augmentation(crop=1, is_flipping=True, operations=2)
+    config = dataclasses.replace(CONFIG, augmentation=augmentation)
+    whole = trained(sgd, backend="pmap", devices=1, steps=4, config=config)
+    config = dataclasses.replace(config, microbatches=microbatches)
+    parts = trained(sgd, backend="shard_map", devices=devices, steps=4, config=config)
+    for ours, theirs in zip(
+        jax.tree.leaves((parts.params, parts.spectral)),
+        jax.tree.leaves((whole.params, whole.spectral)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-def test_first_step_gradients_are_means_over_devices(backend):
+@pytest.mark.parametrize("microbatches", [1, 2, 4])
+def test_first_step_gradients_are_means_over_devices_and_microbatches(backend, microbatches):
     # What Adam would divide by |g| is compared before it divides.
     def step(state, batch):
-        def loss(params):
+        def loss(params, batch):
             return jnp.mean(jnp.square(batch.images @ params)), ()
 
-        _, gradient = value_and_grad(loss, state)
+        _, gradient = value_and_grad(loss, state, batch, microbatches=microbatches)
         return gradient, {"count": sum_over_devices(jnp.sum(batch.is_real))}
 
     x = np.arange(32, dtype=np.float32).reshape(16, 2) ** 1.5
-    batch = Batch(x, np.zeros(16, np.int32), np.ones(16, bool))
+    batch = Batch(x, np.zeros(16, np.int32), np.ones(16, bool), np.arange(16))
     params = jnp.asarray([0.3, -0.2])
     expected = 2 * x.T @ (x @ np.asarray(params)) / 16
     gradient, metrics = data_parallel(step, backend=backend)(params, batch)
@@ -81,7 +99,7 @@ def test_shard_map_is_a_witness_that_pmap_is_not():
     def forgetful(state, batch):
         return state + jnp.sum(batch.images), {}
 
-    batch = Batch(np.arange(16.0, dtype=np.float32), np.zeros(16), np.ones(16, bool))
+    batch = Batch(np.arange(16.0, dtype=np.float32), np.zeros(16), np.ones(16, bool), np.arange(16))
     wrong, _ = data_parallel(forgetful, backend="pmap")(jnp.zeros(()), batch)
     assert float(wrong) != batch.images.sum()
     with pytest.raises(ValueError, match=r"replicat|out_specs"):
@@ -91,4 +109,4 @@ def test_shard_map_is_a_witness_that_pmap_is_not():
 def test_a_batch_that_cannot_be_divided_is_refused():
     run = data_parallel(lambda s, b: (s, {}), devices=jax.devices()[:4])
     with pytest.raises(ValueError, match="A batch of 6 cannot be divided among 4"):
-        run(jnp.zeros(()), Batch(np.zeros((6, 1)), np.zeros(6), np.ones(6, bool)))
+        run(jnp.zeros(()), Batch(np.zeros((6, 1)), np.zeros(6), np.ones(6, bool), np.arange(6)))

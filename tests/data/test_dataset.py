@@ -52,7 +52,7 @@ def test_evaluation_batches_hold_every_example_once(data, batch_size):
 def test_ragged_batches_become_batches_of_one_size(data):
     x, y = data.test.images, data.test.labels
     pairs = [(x[:50], y[:50]), (x[50:180], y[50:180]), (x[180:], y[180:])]
-    batches = list(rebatched(pairs, batch_size=None))
+    batches = list(rebatched(pairs))
     assert {len(b.images) for b in batches} == {50}
     np.testing.assert_array_equal(np.concatenate([b.labels[b.is_real] for b in batches]), y)
 

@@ -1,0 +1,3 @@
+"""The command line: one file per group of commands, imported when it is asked for."""
+
+from gloro_jax.cli.main import main as main

@@ -1,0 +1,189 @@
+"""certify and attack: a run's network on its own data or the user's."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from gloro_jax import runs
+from gloro_jax.cli.words import parse
+from gloro_jax.data.dataset import DataConfig, Split
+from gloro_jax.data.sources import open_split
+from gloro_jax.evaluation import AttackReport, Report, verified_robust_accuracy
+from gloro_jax.evaluation import attack as search
+from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
+from gloro_jax.frozen_net import FrozenNet
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifyOptions:
+    """Certify images with the guaranteed bounds stored in a run.
+
+    Attributes:
+        run: the run folder.
+        data: the run's own data, unless this names a prepared set or an .npz file.
+        data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
+        epsilon: the l2 radius, images in [0, 1]; the run's own unless given.
+        split: which images; "test" is for reporting, "validation" for choosing.
+        checkpoint: "best" by validation, or "last".
+        save: also write labels, predictions, radii and decisions to this .npz file.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    data: str | None = None
+    data_dir: Path | None = None
+    epsilon: float | None = None
+    split: Literal["test", "validation", "train"] = "test"
+    checkpoint: Literal["best", "last"] = "best"
+    save: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackOptions:
+    """Attack a run: inside each image's certified radius, and at epsilon.
+
+    An attack that succeeds inside a certified radius refutes the certificate; the command then
+    exits with status 1.
+
+    Attributes:
+        run: the run folder.
+        data: the run's own data, unless this names a prepared set or an .npz file.
+        data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
+        epsilon: the l2 radius, images in [0, 1]; the run's own unless given.
+        split: which images.
+        checkpoint: "best" by validation, or "last".
+        steps: gradient steps per restart and target class.
+        restarts: starts per target class; the first is at the image.
+        examples: attack only this many images, the first ones; all unless given.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    data: str | None = None
+    data_dir: Path | None = None
+    epsilon: float | None = None
+    split: Literal["test", "validation", "train"] = "test"
+    checkpoint: Literal["best", "last"] = "best"
+    steps: int = 50
+    restarts: int = 2
+    examples: int | None = None
+
+
+class Opened(NamedTuple):
+    """A run, and the images to look at with it.
+
+    Attributes:
+        frozen: the network.
+        split: the images.
+        epsilon: the l2 radius.
+        title: what tables are called.
+    """
+
+    frozen: FrozenNet
+    split: Split
+    epsilon: float
+    title: str
+
+
+def certify(words: list[str]) -> int:
+    """`gloro-jax certify`."""
+    options: CertifyOptions = parse(CertifyOptions, "certify", words)
+    if options.save is not None and (options.save.suffix != ".npz" or options.save.exists()):
+        raise ValueError(f"--save takes a new file that ends in .npz, got {options.save}.")
+    opened = open_run(options)
+    report = certified(opened)
+    console = Console(highlight=False)
+    console.print(summary(report, title=opened.title))
+    console.print(norms(opened.frozen))
+    if options.save is not None:
+        fields = ("labels", "predictions", "radii", "is_certified")
+        arrays = {name: getattr(report, name) for name in fields}
+        np.savez(options.save, epsilon=opened.epsilon, **arrays)  # type: ignore[arg-type]
+        console.print(f"Every example's certificate: {options.save}")
+    return 0
+
+
+def attack(words: list[str]) -> int:
+    """`gloro-jax attack`."""
+    options: AttackOptions = parse(AttackOptions, "attack", words)
+    if options.examples is not None and options.examples < 1:
+        raise ValueError(f"--examples is at least 1, got {options.examples}.")
+    opened = open_run(options)
+    chosen = opened.split.images[: options.examples], opened.split.labels[: options.examples]
+    opened = opened._replace(split=Split(*chosen))
+    report = certified(opened)
+    inside, at_epsilon = attack_twice(
+        opened, report, steps=options.steps, restarts=options.restarts
+    )
+    table = summary(report, title=opened.title)
+    add_attack_rows(table, report, inside, at_epsilon)
+    Console(highlight=False).print(table)
+    return verdict(inside)
+
+
+def open_run(options: CertifyOptions | AttackOptions) -> Opened:
+    """The network and the images that the options name."""
+    config = runs.read_config(options.run)
+    frozen = runs.load(options.run, checkpoint=options.checkpoint)
+    data = data_config(options.run, config, options.data, options.data_dir)
+    radius = config["training"]["epsilon"] if options.epsilon is None else options.epsilon
+    split = open_split(data, options.split)
+    title = f"{options.run}, {data.source}, {options.split} split"
+    return Opened(frozen, split, float(radius), title)
+
+
+def data_config(run: Path, config: dict, data: str | None, directory: Path | None) -> DataConfig:
+    """What to certify on: the user's choice, or what the run was trained on."""
+    stored = {k: v for k, v in config["data"].items() if k in DataConfig.__dataclass_fields__}
+    if data is None and stored.get("source") is None:
+        raise ValueError(
+            f"{run} was trained on arrays of your own: name a file with --data FILE.npz, or "
+            "certify from Python: gj.evaluation.verified_robust_accuracy(gj.load(run), ...)."
+        )
+    chosen = {"source": data} if data is not None else stored
+    if directory is not None:
+        chosen = {**chosen, "directory": str(directory)}
+    return runs.from_plain(DataConfig, chosen, where="data")
+
+
+def certified(opened: Opened) -> Report:
+    """The report on the opened images."""
+    split = opened.split
+    return verified_robust_accuracy(
+        opened.frozen, [(split.images, split.labels)], epsilon=opened.epsilon
+    )
+
+
+def attack_twice(
+    opened: Opened, report: Report, *, steps: int, restarts: int
+) -> tuple[AttackReport, AttackReport]:
+    """The attacks inside certified radii and at epsilon, with a progress bar."""
+    images = opened.split.images
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("attacking", total=2 * len(images))
+
+        def run(radii: np.ndarray | float) -> AttackReport:
+            return search(
+                opened.frozen,
+                images,
+                radii=radii,
+                steps=steps,
+                restarts=restarts,
+                on_progress=lambda done: bar.advance(task, done),
+            )
+
+        return run(report.radii), run(report.epsilon)
+
+
+def verdict(inside: AttackReport) -> int:
+    """The exit status: 1 if a certificate was refuted."""
+    if not inside.successes:
+        return 0
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]{inside.successes} certificates are refuted.[/] This is a bug in gloro-jax, or "
+        "the run folder was forged. Please report it with the run folder (SECURITY.md)."
+    )
+    return 1

@@ -1,0 +1,95 @@
+"""The door: picks the command, and turns errors into messages and exit statuses."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from gloro_jax.cli.words import known
+
+_USAGE = """\
+gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
+
+  gloro-jax demo                     train, certify and attack scikit-learn's digits, in a minute
+  gloro-jax data list|show|prepare   which data sets are there; prepare one, once
+  gloro-jax train RECIPE --run DIR   train a network and keep it, frozen, in a folder DIR
+  gloro-jax certify DIR              certify the test images of a run, with guaranteed bounds
+  gloro-jax attack DIR               search for a change of prediction inside certified radii
+  gloro-jax report DIR...            one page per run, or one that compares several
+
+Each command explains its options with --help. Recipes: {recipes}
+"""
+
+_RUN_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; exits with status 2 on bad input, 1 on a refuted certificate."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        sys.exit(_dispatch(words))
+    except _RUN_ERRORS as error:
+        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt as stopped:
+        if str(stopped):  # training says how to go on
+            console.print(escape(str(stopped)))
+        sys.exit(128 + getattr(stopped, "signal", 2))
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        from gloro_jax.recipes import RECIPES
+
+        print(_USAGE.format(recipes=", ".join(RECIPES)))
+        return 0 if words else 2
+    command, rest = words[0], words[1:]
+    return _COMMANDS[known(command, _COMMANDS, what="command")](rest)
+
+
+def _train(words: list[str]) -> int:
+    from gloro_jax.cli.train import train
+
+    return train(words)
+
+
+def _demo(words: list[str]) -> int:
+    from gloro_jax.cli.train import demo
+
+    return demo(words)
+
+
+def _certify(words: list[str]) -> int:
+    from gloro_jax.cli.evaluate import certify
+
+    return certify(words)
+
+
+def _attack(words: list[str]) -> int:
+    from gloro_jax.cli.evaluate import attack
+
+    return attack(words)
+
+
+def _report(words: list[str]) -> int:
+    from gloro_jax.cli.report import report
+
+    return report(words)
+
+
+def _data(words: list[str]) -> int:
+    from gloro_jax.cli.data import data
+
+    return data(words)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "certify": _certify,
+    "attack": _attack,
+    "report": _report,
+    "data": _data,
+    "demo": _demo,
+}

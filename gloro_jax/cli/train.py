@@ -1,0 +1,137 @@
+"""train and demo."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from gloro_jax import runs
+from gloro_jax.cli.evaluate import Opened, attack_twice, certified, verdict
+from gloro_jax.cli.words import known, parse
+from gloro_jax.data import DataConfig, open_data
+from gloro_jax.data.npz import is_npz
+from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
+from gloro_jax.models import ModelConfig
+from gloro_jax.recipes import RECIPES
+from gloro_jax.training import Session, TrainConfig, TrainResult, fit
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoOptions:
+    """Train on scikit-learn's digits, certify, attack, and print one table.
+
+    Attributes:
+        runs: the folder in which a new run folder demo-1, demo-2, ... is made.
+        epochs: passes over the training images.
+    """
+
+    runs: Path = Path("runs")
+    epochs: int = 100
+
+
+def train(words: list[str]) -> int:
+    """`gloro-jax train`."""
+    if not words or words[0].startswith("-"):
+        print("usage: gloro-jax train RECIPE --run DIR [options]\n\nRecipes:")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:<14}{(recipe.__doc__ or '').splitlines()[0]}")
+        print("\n`gloro-jax train RECIPE --help` lists every option with its default.")
+        return 0 if words else 2
+    name = known(words[0], RECIPES, what="recipe")
+    options = parse(_options(name), f"train {name}", words[1:])
+    session = Session(
+        is_resuming=options.resume,
+        resume_step=options.resume_step,
+        checkpoint_seconds=options.checkpoint_seconds,
+        is_writing_tensorboard=options.tensorboard,
+        is_profiling=options.profile,
+    )
+    source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
+    directory = str(options.data_dir) if options.data_dir else None
+    data = DataConfig(source, options.validation, RECIPES[name]().data.seed, directory)
+    _fit(options.model, data, options.training, options.run, session)
+    return 0
+
+
+def _options(name: str) -> Any:
+    recipe = RECIPES[name]()
+
+    @dataclasses.dataclass(frozen=True)
+    class TrainOptions:
+        """Train, keep the best epoch by validation, freeze it with guaranteed bounds.
+
+        Attributes:
+            run: a new folder for config, metrics, checkpoints and weights.
+            data: a prepared set (`gloro-jax data list`), or an .npz file of x_train, y_train,
+                x_test and y_test.
+            validation: share of the training images held out to choose the best epoch.
+            data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless
+                given.
+            resume: go on from the newest checkpoint in RUN; start where there is none.
+            resume_step: go on from the checkpoint of this step instead.
+            checkpoint_seconds: save a checkpoint when the last one is this old.
+            tensorboard: also write event files, RUN/tensorboard.
+            profile: record ten training steps with JAX's profiler, RUN/profile.
+            training: how to train.
+            model: the network.
+        """
+
+        run: Path
+        data: str = recipe.data.source
+        validation: float = recipe.data.validation
+        data_dir: Path | None = None
+        resume: bool = False
+        resume_step: int | None = None
+        checkpoint_seconds: float = 60.0
+        tensorboard: bool = False
+        profile: bool = False
+        training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
+        model: ModelConfig = recipe.model
+
+    return TrainOptions
+
+
+def demo(words: list[str]) -> int:
+    """`gloro-jax demo`."""
+    options: DemoOptions = parse(DemoOptions, "demo", words)
+    recipe = RECIPES["digits"]()
+    taken = {path.name for path in options.runs.glob("demo-*")}
+    run = options.runs / next(n for i in range(1, 10**6) if (n := f"demo-{i}") not in taken)
+    training = dataclasses.replace(recipe.training, epochs=options.epochs)
+    console = Console(highlight=False)
+    console.print(f"Training a GloRo Net on scikit-learn's digits, into {run} ...")
+    _fit(recipe.model, recipe.data, training, run, Session())
+    test = open_data(recipe.data).test
+    opened = Opened(runs.load(run), test, training.epsilon, "digits, test split")
+    report = certified(opened)
+    console.print(f"Attacking all {report.count} test images, at every other class ...")
+    inside, at_epsilon = attack_twice(opened, report, steps=50, restarts=1)
+    table = summary(report, title=opened.title)
+    add_attack_rows(table, report, inside, at_epsilon)
+    console.print(table)
+    console.print(norms(opened.frozen))
+    return verdict(inside)
+
+
+def _fit(
+    model: Any, data_config: DataConfig, training: TrainConfig, run: Path, session: Session
+) -> TrainResult:
+    data = open_data(data_config)
+    console = Console(highlight=False, soft_wrap=True)
+    config = {"model": model, "data": data_config, "training": training}
+    console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
+    result = fit(model, data, training, run=run, session=session)
+    report = result.validation
+    console.print(
+        f"{data.name}: best epoch {result.best_epoch} of {training.epochs}, "
+        f"{result.seconds:.1f} s. Validation: clean {report.clean_accuracy:.3f}, "
+        f"VRA {report.vra:.3f} at epsilon {training.epsilon:g}, guaranteed. "
+        f"Saved in {result.run}; next: gloro-jax certify {result.run}"
+    )
+    if session.is_profiling:
+        console.print(f"Profile: open the .trace.json.gz under {run}/profile at ui.perfetto.dev.")
+    if session.is_writing_tensorboard:
+        console.print(f"Event files: tensorboard --logdir {run}/tensorboard")
+    return result

@@ -1,0 +1,194 @@
+"""Images with labels, and the checks they pass before anything is computed with them."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and labels, checked.
+
+    Attributes:
+        images: (n, H, W, C), uint8, or float32 in [0, 1].
+        labels: (n,), integers from 0.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
+        check_labels(self.labels, count=len(self.images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how validation is carved out of its training split.
+
+    Attributes:
+        source: a set's name (`gloro-jax data list`), or an .npz file of x_train, y_train, x_test
+            and y_test.
+        validation: the share of the training split held out to choose epochs, in every class.
+        seed: of the choice of validation images.
+        directory: where prepared sets are; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """
+
+    source: str
+    validation: float = 0.1
+    seed: int = 0
+    directory: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation is a share between 0 and 1, got {self.validation}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of one task: train to learn, validation to choose, test to report.
+
+    Attributes:
+        name: what reports call it.
+        train: the training split.
+        validation: picks epochs and hyperparameters.
+        test: looked at last.
+        num_classes: labels run from 0 to num_classes - 1.
+        class_names: what reports call the classes; their numbers unless given.
+        origin: how to open the data again; None for arrays that came from nowhere.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    origin: DataConfig | None = None
+
+    def __post_init__(self) -> None:
+        names = self.class_names or tuple(str(label) for label in range(self.num_classes))
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f"class_names has one name per class: {self.num_classes} classes, {names}."
+            )
+        object.__setattr__(self, "class_names", names)
+        for name in ("train", "validation", "test"):
+            split: Split = getattr(self, name)
+            if split.images.shape[1:] != self.input_shape:
+                raise ValueError(
+                    f"Every split has images of one shape: train {self.input_shape}, "
+                    f"{name} {split.images.shape[1:]}."
+                )
+            check_labels(split.labels, count=len(split), num_classes=self.num_classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One image, (H, W, C)."""
+        return tuple(self.train.images.shape[1:])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the training and validation splits, which decide what is learnt."""
+        sha = hashlib.sha256()
+        for split in (self.train, self.validation):
+            for array in (split.images, split.labels.astype("<i8")):
+                sha.update(f"{array.shape} {array.dtype.str}".encode())
+                sha.update(np.ascontiguousarray(array).data)
+        return sha.hexdigest()
+
+
+def from_arrays(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    validation: float = 0.1,
+    seed: int = 0,
+    name: str = "arrays",
+    class_names: tuple[str, ...] = (),
+    origin: DataConfig | None = None,
+) -> Dataset:
+    """A dataset from arrays of one's own; validation is carved out of the training arrays.
+
+    Args:
+        train: images (n, H, W, C), uint8 or float32 in [0, 1], and labels (n,).
+        test: likewise.
+        validation: the share of the training arrays, in every class alike.
+        seed: of the choice of validation images.
+        name: what reports call it.
+        class_names: what reports call the classes; also fixes their number.
+        origin: how to open the data again, for run folders.
+
+    Raises:
+        TypeError: if an array has the wrong type.
+        ValueError: if shapes, values or labels do not fit; nothing is repaired silently.
+    """
+    if not 0 < validation < 1:
+        raise ValueError(f"validation is a share between 0 and 1, got {validation}.")
+    images, labels = np.asarray(train[0]), np.asarray(train[1])
+    whole, held_out = Split(images, labels), Split(np.asarray(test[0]), np.asarray(test[1]))
+    classes = len(class_names) or int(max(labels.max(), held_out.labels.max())) + 1
+    is_validation = stratified(whole.labels, share=validation, seed=seed)
+    return Dataset(
+        name=name,
+        train=Split(images[~is_validation], labels[~is_validation]),
+        validation=Split(images[is_validation], labels[is_validation]),
+        test=held_out,
+        num_classes=max(classes, 2),
+        class_names=class_names,
+        origin=origin,
+    )
+
+
+def check_images(images: Any) -> None:
+    """Raises a TypeError or a ValueError unless `images` are (n, H, W, C) in [0, 1] or uint8."""
+    if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+        raise TypeError(
+            "Images are a NumPy array of uint8, or of float32 in [0, 1]; got "
+            f"{getattr(images, 'dtype', type(images).__name__)}."
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"Images have shape (n, H, W, C), none of them 0; got {images.shape}.")
+    if images.dtype == np.float32:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):  # also refuses NaN
+            raise ValueError(
+                f"float32 images lie in [0, 1], got values from {low} to {high}. Divide pixels "
+                "by 255; put means and deviations into the network with layers.Normalize."
+            )
+
+
+def check_labels(labels: Any, *, count: int, num_classes: int | None = None) -> None:
+    """Raises a TypeError or a ValueError unless `labels` are `count` integers in range."""
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(
+            "Labels are a NumPy array of integers, got "
+            f"{getattr(labels, 'dtype', type(labels).__name__)}."
+        )
+    if labels.shape != (count,):
+        raise ValueError(f"There is one label per image: {count} images, labels {labels.shape}.")
+    limit = np.inf if num_classes is None else num_classes
+    bad = np.nonzero((labels < 0) | (labels >= limit))[0]
+    if len(bad):
+        allowed = "from 0" if num_classes is None else f"from 0 to {num_classes - 1}"
+        raise ValueError(
+            f"Labels run {allowed}; label {labels[bad[0]]} of example {bad[0]} does not "
+            f"({len(bad)} such labels)."
+        )
+
+
+def stratified(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:
+    """A mask of about `share` of each class, at least one example and never all."""
+    rng, chosen = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.nonzero(labels == label)[0])
+        if len(members) < 2:
+            raise ValueError(f"Class {label} has one example; a split needs at least two.")
+        chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
+    return chosen

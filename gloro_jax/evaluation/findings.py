@@ -1,0 +1,108 @@
+"""All that a report says about one run, computed from its folder and its data."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gloro_jax import runs
+from gloro_jax.data.dataset import Split
+from gloro_jax.evaluation.attacks import AttackReport, attack
+from gloro_jax.evaluation.tightness import Tightness, tightness
+from gloro_jax.evaluation.vra import Report, verified_robust_accuracy
+from gloro_jax.frozen_net import FrozenNet
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Findings:
+    """One run, looked at.
+
+    Attributes:
+        name: of the run folder.
+        config: as in config.json.
+        summary: as in summary.json; empty if the run did not finish.
+        history: one row per epoch.
+        frozen: the network.
+        report: certificates of the whole split.
+        attacked: the images that were attacked: the first of the split.
+        attack: the nearest change of prediction found around each of those, up to `reach`.
+        reach: how far the attack searched.
+        tightness: of the Lipschitz bound.
+    """
+
+    name: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+    frozen: FrozenNet
+    report: Report
+    attacked: Split
+    attack: AttackReport
+    reach: float
+    tightness: Tightness
+
+    @property
+    def refuted(self) -> int:
+        """Attacks that succeeded inside a certified radius: each one is a bug."""
+        return int((self.attack.distances <= self.report.radii[: len(self.attacked)]).sum())
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether anything here refutes the certificates."""
+        return self.refuted > 0 or self.tightness.is_alarm
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the classes are called."""
+        numbers = [str(label) for label in range(self.frozen.net.num_classes)]
+        return list(self.config["data"].get("class_names") or numbers)
+
+    def accuracy_under_attack(self, radii: Any) -> np.ndarray:
+        """Share of attacked images that stay correct up to each of `radii`, as far as found."""
+        count = len(self.attacked)
+        held = np.where(self.report.is_correct[:count], self.attack.distances, -1.0)
+        return (held[None, :] > np.asarray(radii, float).reshape(-1, 1)).mean(axis=1)
+
+
+def look_at(
+    run: Path,
+    split: Split,
+    *,
+    epsilon: float,
+    checkpoint: runs.Checkpoint = "best",
+    examples: int,
+    steps: int,
+    on_progress: Callable[[int], None] = lambda images: None,
+) -> Findings:
+    """Certifies a split, attacks its first images, and tests the Lipschitz bound.
+
+    Args:
+        run: the run folder.
+        split: the images.
+        epsilon: the l2 radius certified at.
+        checkpoint: "best" or "last".
+        examples: how many images to attack.
+        steps: of the attack, per target class.
+        on_progress: called with the number of images attacked since the last call.
+    """
+    frozen = runs.load(run, checkpoint=checkpoint)
+    report = verified_robust_accuracy(frozen, [(split.images, split.labels)], epsilon=epsilon)
+    attacked = Split(split.images[:examples], split.labels[:examples])
+    reach = 1.5 * max(2 * epsilon, float(np.quantile(report.radii, 0.99)))
+    found = attack(
+        frozen, attacked.images, radii=reach, steps=steps, restarts=1, on_progress=on_progress
+    )
+    return Findings(
+        name=run.resolve().name,
+        config=runs.read_config(run),
+        summary=runs.read_summary(run),
+        history=runs.read_metrics(run),
+        frozen=frozen,
+        report=report,
+        attacked=attacked,
+        attack=found,
+        reach=reach,
+        tightness=tightness(frozen, split.images),
+    )

@@ -1,0 +1,92 @@
+"""report.html: one self-contained page about a run, or one that compares several."""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from gloro_jax.evaluation import figures
+from gloro_jax.evaluation.findings import Findings
+from gloro_jax.runs import flat
+from gloro_jax.version import __version__
+
+
+def render(findings: Sequence[Findings]) -> str:
+    """The page as HTML; it refers to nothing outside itself.
+
+    Args:
+        findings: one per run; several make a page that compares them.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    if not findings:
+        raise ValueError("A report is about at least one run.")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = resources.files("gloro_jax.evaluation").joinpath("report.html.jinja").read_text()
+    return environment.from_string(source).render(
+        version=__version__,
+        runs=[_described(one) for one in findings],
+        settings=_settings(findings),
+        curve=Markup(figures.certified_accuracy(findings)),
+        training=Markup(figures.training_curves(findings)),
+        schedules=Markup(figures.schedules(findings)),
+        is_alarm=any(one.is_alarm for one in findings),
+    )
+
+
+def _described(one: Findings) -> dict[str, Any]:
+    report, attacked = one.report, len(one.attacked)
+    return {
+        "name": one.name,
+        "data": one.config["data"]["name"],
+        "count": report.count,
+        "epsilon": report.epsilon,
+        "clean": report.clean_accuracy,
+        "vra": report.vra,
+        "interval": 1.96 * float(np.sqrt(report.vra * (1 - report.vra) / report.count)),
+        "attacked": attacked,
+        "certified_attacked": float((report.is_correct & report.is_certified)[:attacked].mean()),
+        "withstood": float(one.accuracy_under_attack([report.epsilon])[0]),
+        "median_radius": float(np.median(report.radii)),
+        "refuted": one.refuted,
+        "lipschitz": one.frozen.lipschitz,
+        "tightness": one.tightness,
+        "norms": _norms(one),
+        "best_epoch": one.summary.get("best_epoch"),
+        "epochs": one.config["training"]["epochs"],
+        "seconds": one.summary.get("seconds"),
+        "jax": one.summary.get("jax"),
+        "digest": one.frozen.digest,
+        "cards": figures.image_cards(one),
+        "parameters": sum(a.size for n, a in one.frozen.arrays().items() if _is_weight(n)),
+    }
+
+
+def _norms(one: Findings) -> list[dict[str, Any]]:
+    """Per layer of the last epoch: the estimate training used, and the guaranteed norm."""
+    stored = one.summary.get("norms", {})
+    if not stored:
+        return [
+            {"layer": name, "estimate": None, "guaranteed": norm}
+            for name, norm in one.frozen.layer_norms().items()
+        ]
+    return [
+        {"layer": name, "estimate": pair["estimate"], "guaranteed": pair["guaranteed"]}
+        for name, pair in stored.items()
+    ]
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith(("kernel", "bias"))
+
+
+def _settings(findings: Sequence[Findings]) -> list[dict[str, Any]]:
+    """Every setting with its value in each run, and whether the runs differ in it."""
+    columns = [flat({k: v for k, v in one.config.items() if v is not None}) for one in findings]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [(name, [str(column.get(name, "")) for column in columns]) for name in names]
+    return [
+        {"name": name, "values": values, "differs": len(set(values)) > 1} for name, values in rows
+    ]

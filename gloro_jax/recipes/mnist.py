@@ -1,0 +1,36 @@
+"""MNIST and Fashion-MNIST: the networks of Leino et al. 2021, trained with EMMA."""
+
+from gloro_jax.data.dataset import DataConfig
+from gloro_jax.models import gloro_2c2f, gloro_4c3f
+from gloro_jax.recipes.recipe import Recipe
+from gloro_jax.training.config import TrainConfig
+
+_HELD_OUT = 1 / 12  # 5,000 of 60,000 training images
+
+
+def mnist_2c2f() -> Recipe:
+    """MNIST, l2 0.3, 2C2F: VRA 96.0, clean 99.2 (paper 95.7, 500 epochs); 3 min on 2 CPU cores.
+
+    Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021, with the EMMA loss of Hu
+    et al. 2023 in place of cross-entropy.
+    """
+    training = TrainConfig(epsilon=0.3, epochs=40, batch_size=256)
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_2c2f(), training)
+
+
+def mnist_4c3f() -> Recipe:
+    """MNIST, l2 1.58, 4C3F (paper: VRA 62.8, 300 epochs).
+
+    Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021, with EMMA.
+    """
+    training = TrainConfig(epsilon=1.58, epochs=15, batch_size=256)
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_4c3f(), training)
+
+
+def fashion_2c2f() -> Recipe:
+    """Fashion-MNIST, l2 0.3, 2C2F.
+
+    The network of Leino et al. 2021, who do not report this data set; no figure to compare with.
+    """
+    training = TrainConfig(epsilon=0.3, epochs=40, batch_size=256)
+    return Recipe(DataConfig("fashion_mnist", validation=_HELD_OUT), gloro_2c2f(), training)

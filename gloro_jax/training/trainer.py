@@ -1,0 +1,224 @@
+"""The loop over steps and epochs, and what it must remember to be interrupted anywhere."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gloro_jax.data import Dataset, evaluation_batches, training_batches
+from gloro_jax.frozen_net import named_leaves
+from gloro_jax.gloro import GloroNet
+from gloro_jax.schedules import parse_schedule
+from gloro_jax.training.checkpoint import Checkpoints, Snapshot
+from gloro_jax.training.config import TrainConfig
+from gloro_jax.training.interrupt import Interrupted, StopRequest
+from gloro_jax.training.metrics import MetricsLog, Stopwatch, Totals
+from gloro_jax.training.optimizers import learning_rate, make_optimizer
+from gloro_jax.training.parallel import Backend, data_parallel
+from gloro_jax.training.profiler import Profiler
+from gloro_jax.training.progress import TrainingProgress
+from gloro_jax.training.session import Session
+from gloro_jax.training.state import TrainState, initial_state
+from gloro_jax.training.step import make_eval_step, make_train_step
+
+_EVALUATION_BATCH = 256
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run stands, as plain data.
+
+    Attributes:
+        batches: batches done of the epoch under way.
+        sums: of that epoch's metrics.
+        history: one row per finished epoch.
+        best_epoch: the best finished epoch by estimated VRA on validation, then accuracy; from 1.
+        seconds: spent so far, all sittings together.
+    """
+
+    batches: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One training run in memory.
+
+    Attributes:
+        position: where it stands.
+        state: weights, vectors and optimiser.
+        best: the weights of the best epoch, None before the first.
+    """
+
+    def __init__(
+        self, net: GloroNet, data: Dataset, config: TrainConfig, *, backend: Backend
+    ) -> None:
+        self._data, self._config = data, config
+        self._steps_per_epoch = len(data.train) // config.batch_size
+        optimizer = make_optimizer(config, steps_per_epoch=self._steps_per_epoch)
+        step = make_train_step(net, config, optimizer, steps_per_epoch=self._steps_per_epoch)
+        self._train = data_parallel(step, backend=backend)
+        self._evaluate = data_parallel(make_eval_step(net, config), backend=backend)
+        self.state: TrainState = initial_state(
+            net, optimizer, seed=config.seed, input_shape=data.input_shape
+        )
+        self.position, self.best = Position(), None
+        self._pending: Any = None
+        self._clock = time.perf_counter()  # of the last snapshot
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return len(self.position.history) * self._steps_per_epoch + self.position.batches
+
+    def snapshot(self) -> Snapshot:
+        """Everything `restore` needs, copied."""
+        self._settle()
+        self.position.seconds += time.perf_counter() - self._clock
+        self._clock = time.perf_counter()
+        trees = {"state": self.state} | ({} if self.best is None else {"best": self.best})
+        arrays = {name: np.array(leaf) for name, leaf in named_leaves(trees)}
+        return Snapshot(self.step, arrays, dataclasses.asdict(self.position))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continues from a snapshot.
+
+        Raises:
+            ValueError: if it belongs to another network or optimiser.
+        """
+        template = {"state": self.state, "best": self.state.params}
+        has_best = bool(snapshot.position["best_epoch"])
+        if not has_best:
+            del template["best"]
+        names = [name for name, _ in named_leaves(template)]
+        shapes = {name: np.shape(leaf) for name, leaf in named_leaves(template)}
+        if shapes != {name: array.shape for name, array in snapshot.arrays.items()}:
+            raise ValueError(
+                f"The checkpoint at step {snapshot.step} belongs to another network: "
+                f"{sorted(shapes.keys() ^ snapshot.arrays.keys()) or 'shapes differ'}."
+            )
+        leaves = [snapshot.arrays[name] for name in names]
+        tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+        self.state, self.best = jax.tree.map(jax.numpy.array, tree["state"]), tree.get("best")
+        self.position = Position(**snapshot.position)
+
+    def run(
+        self,
+        folder: Path,
+        checkpoints: Checkpoints,
+        log: MetricsLog,
+        session: Session,
+        stop: StopRequest,
+    ) -> None:
+        """Trains to the end.
+
+        Raises:
+            Interrupted: after saving, if `stop` asks for it.
+            FloatingPointError: if the loss is not finite.
+        """
+        total = self._config.epochs * self._steps_per_epoch
+        watch, profiler = Stopwatch(), Profiler(folder if session.is_profiling else None)
+        with TrainingProgress(total_steps=total, done=self.step) as progress, profiler:
+            while len(self.position.history) < self._config.epochs:
+                for _ in self._steps(watch, profiler):
+                    progress.step()
+                    self._save_if_due(checkpoints, session, stop, watch)
+                row = self._finish_epoch(watch)
+                log.write(row)
+                progress.epoch(row, epochs=self._config.epochs)
+        checkpoints.save(self.snapshot())
+        checkpoints.finish()
+
+    def _steps(self, watch: Stopwatch, profiler: Profiler) -> Any:
+        """Takes the remaining steps of an epoch, yielding after each."""
+        batches = training_batches(
+            self._data.train,
+            batch_size=self._config.batch_size,
+            seed=self._config.seed,
+            epoch=len(self.position.history) + 1,
+            skip=self.position.batches,
+        )
+        for batch in watch.waiting("data", batches):
+            with watch.measure("step"), profiler.step(self.step):
+                self.state, sums = self._train(self.state, batch)
+                # The last step's numbers are fetched while this one is under way.
+                self._settle()
+                self._pending = sums
+            self.position.batches += 1
+            yield
+
+    def _settle(self) -> None:
+        """Adds the sums of the newest step, which waits for it to end."""
+        if self._pending is None:
+            return
+        totals = Totals(self.position.sums)
+        loss = totals.add(self._pending)
+        self.position.sums, self._pending = totals.sums, None
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss is {loss} at step {self.step}. Lower learning_rate or clip_norm, or "
+                "check the data; the metrics of earlier epochs are in the run folder."
+            )
+
+    def _finish_epoch(self, watch: Stopwatch) -> dict[str, Any]:
+        with watch.measure("step"):
+            self._settle()
+        with watch.measure("evaluation"):
+            validation = self._validate()
+        position, epoch = self.position, len(self.position.history) + 1
+        examples = self._steps_per_epoch * self._config.batch_size
+        seconds = watch.read()
+        busy = seconds.get("data", 0.0) + seconds.get("step", 0.0)
+        rate = learning_rate(self._config, steps_per_epoch=self._steps_per_epoch)
+        radius = parse_schedule(self._config.epsilon_schedule, epochs=self._config.epochs)
+        row = {
+            "epoch": epoch,
+            "step": epoch * self._steps_per_epoch,
+            "train": Totals(position.sums).rates(),
+            "validation": validation,
+            "learning_rate": float(rate(epoch * self._steps_per_epoch)),
+            "epsilon": self._config.epsilon * float(radius(epoch)),
+            "timing": {**seconds, "images_per_second": round(examples / max(busy, 1e-9), 1)},
+        }
+        position.history.append(row)
+        position.batches, position.sums = 0, {}
+        if epoch == _best_epoch(position.history):
+            position.best_epoch = epoch
+            self.best = jax.tree.map(np.array, self.state.params)
+        return row
+
+    def _validate(self) -> dict[str, float]:
+        totals, devices = Totals(), jax.local_device_count()
+        size = -(-min(len(self._data.validation), _EVALUATION_BATCH) // devices) * devices
+        for batch in evaluation_batches(self._data.validation, batch_size=size):
+            self.state, sums = self._evaluate(self.state, batch)
+            totals.add(sums)
+        return totals.rates()
+
+    def _save_if_due(
+        self, checkpoints: Checkpoints, session: Session, stop: StopRequest, watch: Stopwatch
+    ) -> None:
+        is_due = time.perf_counter() - self._clock >= session.checkpoint_seconds
+        if not (is_due or stop.signal):
+            return
+        with watch.measure("checkpoint"):
+            checkpoints.save(self.snapshot())
+        if stop.signal:
+            checkpoints.finish()
+            raise Interrupted(
+                f"Stopped at step {self.step}; everything is saved. Go on with the same command "
+                "and --resume.",
+                number=stop.signal,
+            )
+
+
+def _best_epoch(history: list[dict[str, Any]]) -> int:
+    """The best row's epoch; of equals, the first."""
+    keys = [(row["validation"]["vra_estimate"], row["validation"]["clean"]) for row in history]
+    return 1 + keys.index(max(keys))

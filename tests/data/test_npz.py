@@ -1,0 +1,75 @@
+"""Files of arrays: what is accepted, and what is refused by name."""
+
+import numpy as np
+import pytest
+
+from gloro_jax.data.npz import read_npz
+
+X = np.random.default_rng(0).integers(0, 256, (10, 4, 4)).astype(np.uint8)
+Y = np.arange(10) % 2
+
+
+def write(path, **changes):
+    named = {"x_train": X, "y_train": Y, "x_test": X[:4], "y_test": Y[:4]} | changes
+    arrays = {name: array for name, array in named.items() if array is not None}
+    np.savez(path, **arrays)
+    return path
+
+
+def test_grey_images_get_their_channel_and_columns_become_labels(tmp_path):
+    splits, names = read_npz(write(tmp_path / "a.npz", y_train=Y[:, None]))
+    np.testing.assert_array_equal(splits["train"][0], X[..., None])
+    np.testing.assert_array_equal(splits["train"][1], Y)
+    assert names == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_train": None}, "one of x_train and y_train"),
+        ({"y_train": Y[:3]}, "train: There is one label per image"),
+        ({"y_test": Y[:4] - 1}, "test: Labels run from 0"),
+        ({"x_test": X[:4] / 100.0}, "test: Images are a NumPy array of uint8"),
+        ({"x_test": (X[:4] / 100.0).astype(np.float32)}, r"test: float32 images lie in \[0, 1\]"),
+        ({"x_train": X[:, 0, 0]}, "train: Images have shape"),
+        ({"x_train": np.array([{"a": 1}] * 10)}, "no .npz file of plain arrays"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_file(changes, message, tmp_path):
+    path = write(tmp_path / "bad.npz", **changes)
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        read_npz(path)
+    assert "bad.npz" in str(caught.value)
+
+
+def test_damaged_files_are_named(tmp_path):
+    whole = write(tmp_path / "whole.npz").read_bytes()
+    cases = {"cut.npz": whole[: len(whole) // 2], "empty.npz": b"", "text.npz": b"hello"}
+    flipped = bytearray(whole)
+    flipped[200] ^= 255
+    for name, content in {**cases, "flipped.npz": bytes(flipped)}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            read_npz(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"missing\.npz is not there"):
+        read_npz(tmp_path / "missing.npz")
+    np.savez(tmp_path / "other.npz", a=X)
+    with pytest.raises(ValueError, match=r"holds \['a'\]"):
+        read_npz(tmp_path / "other.npz")
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (tmp_path / "bomb.npz").write_bytes(pickle.dumps(Bomb()))
+    objects = np.empty(1, object)
+    objects[0] = Bomb()
+    np.savez(tmp_path / "inside.npz", x_test=objects, y_test=Y[:1])
+    for name in ("bomb.npz", "inside.npz"):
+        with pytest.raises(ValueError, match=name):
+            read_npz(tmp_path / name)
+    assert not (tmp_path / "executed").exists()

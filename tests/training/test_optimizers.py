@@ -1,0 +1,68 @@
+"""Optimisers: the learning rate's closed form, and Lookahead against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gloro_jax.training import TrainConfig
+from gloro_jax.training.optimizers import learning_rate, make_optimizer
+
+
+def config(**changes):
+    return TrainConfig(epsilon=0.1, epochs=10, learning_rate=0.5, clip_norm=1e9, **changes)
+
+
+def test_the_learning_rate_is_warm_up_times_schedule_times_peak():
+    rate = learning_rate(config(warmup_epochs=2), steps_per_epoch=5)
+    steps = np.arange(51)
+    expected = 0.5 * np.minimum(steps / 10, 1) * (1 + np.cos(np.pi * steps / 50)) / 2
+    np.testing.assert_allclose([float(rate(s)) for s in steps], expected, atol=1e-6)
+
+
+def run(optimizer, steps):
+    params = {"w": jnp.asarray([1.0, -2.0])}
+    state = optimizer.init(params)
+    seen = []
+    for _ in range(steps):
+        gradient = {"w": params["w"] * jnp.asarray([1.0, 3.0])}
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(np.asarray(params["w"]))
+    return np.array(seen)
+
+
+@pytest.mark.parametrize(("name", "plain"), [("adam", optax.adam), ("nadam", optax.nadam)])
+def test_adam_and_nadam_are_optaxs(name, plain):
+    ours = make_optimizer(config(optimizer=name, learning_rate_schedule="fixed"), steps_per_epoch=1)
+    np.testing.assert_allclose(run(ours, 5), run(plain(0.5), 5), rtol=1e-6)
+
+
+def test_lookahead_steps_back_halfway_every_period():
+    """Zhang et al. 2019, algorithm 1: slow <- slow + (fast - slow) / 2, then fast <- slow."""
+    options = {"optimizer": "adam", "learning_rate_schedule": "fixed"}
+    ours = run(make_optimizer(config(lookahead=3, **options), steps_per_epoch=1), 7)
+    fast_optimizer = optax.adam(0.5)
+    slow = fast = jnp.asarray([1.0, -2.0])
+    state, expected = fast_optimizer.init(fast), []
+    for step in range(1, 8):
+        updates, state = fast_optimizer.update(fast * jnp.asarray([1.0, 3.0]), state, fast)
+        fast = fast + updates
+        if step % 3 == 0:
+            slow = slow + 0.5 * (fast - slow)
+            fast = slow
+        expected.append(np.asarray(fast))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    clipped = TrainConfig(epsilon=0.1, epochs=1, clip_norm=1e-3, learning_rate_schedule="fixed")
+    optimizer = make_optimizer(clipped, steps_per_epoch=1)
+    params = {"w": jnp.zeros(2)}
+    state = optimizer.init(params)
+    _, state = optimizer.update({"w": jnp.asarray([3e3, 4e3])}, state, params)
+    first_moment = next(
+        leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,) and leaf[0] != 0
+    )
+    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6e-3, 0.8e-3]), rtol=1e-5)

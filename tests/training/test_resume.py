@@ -1,0 +1,341 @@
+"""A run that is interrupted anywhere and resumed ends exactly as one that was not."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import runs
+from gloro_jax.models import GloroCNN
+from gloro_jax.training import Interrupted, Session
+from gloro_jax.training.checkpoint import Checkpoints
+from gloro_jax.training.trainer import Trainer
+from tests.conftest import CACHE
+
+MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
+CONFIG = gj.training.TrainConfig(
+    epsilon=0.3,
+    epochs=6,
+    batch_size=20,
+    learning_rate=1e-2,
+    lookahead=4,
+    augmentation=gj.data.Augmentation(crop=1),
+)
+STEPS = 6 * (120 // 20)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("resume") / "whole"
+    return gj.training.fit(MODEL, tiny_data, CONFIG, run=run)
+
+
+def final_state(run):
+    checkpoints = Checkpoints(run)
+    snapshot = checkpoints.restore()
+    checkpoints.close()
+    assert snapshot is not None
+    return snapshot
+
+
+def without_timing(rows):
+    return [{name: value for name, value in row.items() if name != "timing"} for row in rows]
+
+
+def assert_same_run(run, whole):
+    ours, theirs = final_state(run), final_state(whole.run)
+    assert ours.step == theirs.step == STEPS
+    assert ours.arrays.keys() == theirs.arrays.keys()
+    assert {"state/step", "best/body/conv1/kernel"} <= ours.arrays.keys()
+    assert any("spectral" in name for name in ours.arrays)
+    assert any("opt_state" in name for name in ours.arrays)
+    for name, array in ours.arrays.items():
+        assert array.tobytes() == theirs.arrays[name].tobytes(), name
+    rows = without_timing(runs.read_metrics(run))
+    assert rows == without_timing(runs.read_metrics(whole.run))
+    assert gj.load(run).digest == gj.load(whole.run).digest
+    assert gj.load(run, checkpoint="last").digest == gj.load(whole.run, checkpoint="last").digest
+
+
+def stop_at(monkeypatch, step, number=signal.SIGINT):
+    """Sends this process a real signal after a given step."""
+    honest = Trainer._settle
+
+    def settle(self):
+        honest(self)
+        if self.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Trainer, "_settle", settle)
+
+
+def resume(data, run, **options):
+    session = Session(is_resuming=True, **options)
+    return gj.training.fit(MODEL, data, CONFIG, run=run, session=session)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_how_to_go_on_and_resuming_is_exact(
+    tiny_data, tmp_path, monkeypatch, whole, number, capsys
+):
+    run = tmp_path / "run"
+    for step in (2, 8, 17, 29):  # inside the first epoch, and inside others
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, number)
+            with pytest.raises(Interrupted, match=f"Stopped at step {step + 1}.*--resume") as info:
+                resume(tiny_data, run)
+            assert info.value.signal == number
+    assert "resumed at step 18" in capsys.readouterr().err
+    assert gj.load(run).lipschitz > 0  # the best epoch so far, frozen
+    resume(tiny_data, run)
+    assert_same_run(run, whole)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_resuming_a_finished_run_changes_nothing(tiny_data, whole, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    (run / "weights" / "best.safetensors").unlink()  # as if killed while freezing
+    again = resume(tiny_data, run)
+    assert again.best_epoch == whole.best_epoch
+    assert_same_run(run, whole)
+
+
+CHILD = """
+import sys, jax
+import gloro_jax as gj
+from tests.conftest import make_tiny_data
+jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+from tests.training.test_resume import CONFIG, MODEL
+from gloro_jax.training import Session
+gj.training.fit(MODEL, make_tiny_data(), CONFIG, run=sys.argv[1],
+                session=Session(is_resuming=True, checkpoint_seconds=0.0))
+"""
+
+
+def killed(run, *, when):
+    """Starts or resumes the run in a process of its own and kills it when told."""
+    words = [sys.executable, "-c", CHILD, str(run), CACHE]
+    child = subprocess.Popen(words, stderr=subprocess.PIPE)
+    while child.poll() is None and not when(run):
+        time.sleep(0.002)
+    child.kill()
+    _, errors = child.communicate()
+    return child.returncode, errors.decode()
+
+
+def newest(run):
+    steps = [int(p.name) for p in (run / "checkpoints").glob("*") if p.name.isdigit()]
+    return max(steps, default=0)
+
+
+def is_saving(run):
+    return any((run / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_again_and_again_also_while_saving(kills, tmp_path, whole):
+    run = tmp_path / "run"
+    for i in range(1, kills + 1):
+        past = newest(run) + max(1, (STEPS - 4) // (kills + 1))
+        is_time = (lambda r, n=past: newest(r) >= n) if i % 2 else (
+            lambda r, n=past: newest(r) >= n - 1 and is_saving(r)
+        )  # fmt: skip
+        code, errors = killed(run, when=is_time)
+        assert code == -signal.SIGKILL, errors
+    assert newest(run) < STEPS
+    code, errors = killed(run, when=lambda run: False)
+    assert code == 0, errors
+    assert "resumed at step" in errors
+    assert_same_run(run, whole)
+
+
+def test_before_the_first_checkpoint_it_says_so_and_starts(tiny_data, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(whole.run / "config.json", run)
+    (run / "weights").mkdir()
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "stale": true}\n{"half a li')
+    resume(tiny_data, run)
+    assert "no finished checkpoint yet: starting from the beginning" in capsys.readouterr().err
+    assert_same_run(run, whole)
+
+
+@pytest.fixture
+def interrupted(tiny_data, tmp_path, monkeypatch):
+    """A run stopped at step 20, with an older checkpoint at step 11."""
+    run = tmp_path / "run"
+    for step in (10, 19):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(Interrupted):
+                resume(tiny_data, run)
+    return run
+
+
+def truncate(folder):
+    largest = max(folder.rglob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def flip(folder):
+    largest = max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def lose_position(folder):
+    shutil.rmtree(folder / "position")
+
+
+def change_position(folder):
+    path = folder / "position" / "metadata"
+    path.write_text(path.read_text().replace('"batches": 2', '"batches": 1'))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, lose_position, change_position])
+def test_a_damaged_checkpoint_is_named_and_never_passed_over(tiny_data, whole, interrupted, damage):
+    damage(interrupted / "checkpoints" / "20")
+    with pytest.raises(ValueError, match=r"step 20, .* is damaged: .*--resume-step 11"):
+        resume(tiny_data, interrupted)
+    assert (interrupted / "checkpoints" / "20").exists()
+    with pytest.raises(ValueError, match=r"no checkpoint at step 12; there is 11, 20"):
+        resume(tiny_data, interrupted, resume_step=12)
+    resume(tiny_data, interrupted, resume_step=11)
+    assert_same_run(interrupted, whole)
+    assert (interrupted / "set-aside" / "20").exists()
+
+
+def test_another_config_is_refused_with_the_difference(tiny_data, interrupted):
+    other = dataclasses.replace(CONFIG, epochs=7, learning_rate=0.5)
+    session = Session(is_resuming=True)
+    with pytest.raises(ValueError, match=r"another config") as caught:
+        gj.training.fit(MODEL, tiny_data, other, run=interrupted, session=session)
+    assert "training.epochs: 6 in the run, 7 now" in str(caught.value)
+    assert "training.learning_rate: 0.01 in the run, 0.5 now" in str(caught.value)
+    changed = gj.data.from_arrays(
+        (tiny_data.train.images[::-1].copy(), tiny_data.train.labels[::-1].copy()),
+        (tiny_data.test.images, tiny_data.test.labels),
+        name="tiny",
+    )
+    with pytest.raises(ValueError, match=r"data\.fingerprint"):
+        gj.training.fit(MODEL, changed, CONFIG, run=interrupted, session=session)
+    wider = dataclasses.replace(MODEL, dense=(10,))
+    with pytest.raises(ValueError, match=r"model\.dense"):
+        gj.training.fit(wider, tiny_data, CONFIG, run=interrupted, session=session)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tiny_data, interrupted):
+    with runs.locked(interrupted), pytest.raises(FileExistsError, match="Another process"):
+        resume(tiny_data, interrupted)
+
+
+def test_without_resume_a_run_is_never_touched(tiny_data, interrupted):
+    before = sorted((p, p.stat().st_mtime_ns) for p in interrupted.rglob("*"))
+    with pytest.raises(FileExistsError, match="--resume"):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=interrupted)
+    assert sorted((p, p.stat().st_mtime_ns) for p in interrupted.rglob("*")) == before
+
+
+FULL = """
+import resource, signal, sys
+import gloro_jax as gj
+from tests.conftest import make_tiny_data
+from tests.training.test_resume import CONFIG, MODEL
+from gloro_jax.training import Session
+from gloro_jax.training.trainer import Trainer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+honest = Trainer._settle
+def settle(self):
+    honest(self)
+    if self.step == 22:  # from here on no file can grow beyond this: the disk is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+Trainer._settle = settle
+try:
+    gj.training.fit(MODEL, make_tiny_data(), CONFIG, run=sys.argv[1],
+                    session=Session(is_resuming=True, checkpoint_seconds=0.0))
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_intact(tiny_data, whole, interrupted):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(interrupted)], capture_output=True, text=True, check=False
+    )
+    assert "could not be written" in done.stdout, done.stderr[-2000:]
+    assert "then go on with --resume" in done.stdout
+    resume(tiny_data, interrupted)
+    assert_same_run(interrupted, whole)
+
+
+def test_event_files_and_a_profile_on_request(tiny_data, tmp_path):
+    session = Session(is_writing_tensorboard=True, is_profiling=True)
+    result = gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run", session=session)
+    events = list((result.run / "tensorboard").glob("events*"))
+    assert len(events) == 1
+    assert b"validation/vra_estimate" in events[0].read_bytes()
+    assert list((result.run / "profile").rglob("*.trace.json.gz"))
+    timing = result.history[-1]["timing"]
+    assert {"data", "step", "evaluation", "images_per_second"} <= timing.keys()
+
+
+def test_nothing_in_a_run_folder_is_executed(whole, tmp_path):
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    bomb = pickle.dumps(Bomb())
+    run = tmp_path / "run"
+    for victim in ("config.json", "weights/best.safetensors"):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(whole.run, run)
+        (run / victim).write_bytes(bomb)
+        with pytest.raises(ValueError, match=victim.split("/")[-1]):
+            gj.load(run)
+    shutil.rmtree(run)
+    shutil.copytree(whole.run, run)
+    for path in (run / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(bomb)
+    checkpoints = Checkpoints(run)
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoints.restore()
+    checkpoints.close()
+    config = json.loads((whole.run / "config.json").read_text())
+    config["model"]["__class__"] = "os.system"
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no field '__class__'"):
+        gj.load(run)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_snapshot_does_not_share_memory_with_the_run(tiny_data):
+    trainer = Trainer(MODEL.build(), tiny_data, CONFIG, backend="pmap")
+    snapshot = trainer.snapshot()
+    before = {name: array.copy() for name, array in snapshot.arrays.items()}
+    trainer.state, _ = trainer._train(trainer.state, next(batches(tiny_data)))
+    jax.block_until_ready(trainer.state.params)
+    for name, array in snapshot.arrays.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def batches(data):
+    return gj.data.training_batches(data.train, batch_size=20, seed=0, epoch=1)

@@ -28,3 +28,4 @@ test-all: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m experiments.bench.certify
 	$(BIN)/python -m experiments.bench.training
+	$(BIN)/python -m experiments.bench.data

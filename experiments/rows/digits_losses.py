@@ -39,7 +39,7 @@ def frozen_of(scratch: Path, loss: str, rate: float, overshoot: float, seed: int
         epsilon=EPSILON,
         loss=loss,
         learning_rate=rate,
-        epsilon_end=overshoot,
+        epsilon_schedule=f"[0.1]-[50%:{overshoot}]",
         seed=seed,
     )
     run = scratch / f"{loss}-{rate:g}-{overshoot:g}-{seed}"

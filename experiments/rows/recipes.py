@@ -1,0 +1,87 @@
+"""Every recipe, trained and certified: VRA with guaranteed bounds beside the paper's figure.
+
+Trains each recipe into --runs (finished runs are not repeated, interrupted ones resumed),
+certifies its best epoch once on the whole test split, attacks inside certified radii, and searches
+for a slope above the Lipschitz bound. One seed each.
+
+Command: python -m experiments.rows.recipes --runs RUNS NAME...
+(on 2 CPU cores 3 minutes for mnist_2c2f and fashion_2c2f, 20 for mnist_4c3f, 40 for cifar10_6c2f;
+the sets must have been prepared: docs/data.md).
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gloro_jax as gj
+from gloro_jax.recipes import RECIPES
+from gloro_jax.runs import read_config, read_summary
+
+RESULTS = Path(__file__).parent.parent / "results"
+# VRA and clean accuracy of Leino et al. 2021, power iteration instead of guaranteed bounds.
+PAPER = {"mnist_2c2f": (95.7, None), "mnist_4c3f": (62.8, None), "cifar10_6c2f": (58.4, 77.0)}
+
+
+def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any]:
+    recipe = RECIPES[name]()
+    data = gj.data.open_data(recipe.data)
+    if not (run / "summary.json").is_file():
+        session = gj.training.Session(is_resuming=True)
+        gj.training.fit(recipe.model, data, recipe.training, run=run, session=session)
+    if read_config(run)["data"]["fingerprint"] != data.fingerprint:
+        raise ValueError(f"{run} was trained on other data: use a fresh --runs folder.")
+    frozen, test = gj.load(run), data.test
+    epsilon = recipe.training.epsilon
+    report = gj.evaluation.verified_robust_accuracy(
+        frozen, [(test.images, test.labels)], epsilon=epsilon
+    )
+    inside = gj.evaluation.attack(
+        frozen, test.images[:attacked], radii=report.radii[:attacked], steps=steps
+    )
+    at = gj.evaluation.attack(frozen, test.images[:attacked], radii=epsilon, steps=steps)
+    tight = gj.evaluation.tightness(frozen, test.images)
+    summary = read_summary(run)
+    ratios = [pair["estimate"] / pair["guaranteed"] for pair in summary["norms"].values()]
+    return {
+        "epsilon": epsilon,
+        "epochs": recipe.training.epochs,
+        "minutes": summary["seconds"] / 60,
+        "jax": summary["jax"],
+        "count": report.count,
+        "clean": report.clean_accuracy,
+        "vra": report.vra,
+        "attacked": attacked,
+        "attack_steps": steps,
+        "refuted": inside.successes,
+        "left_by_attack": float((report.is_correct[:attacked] & ~at.is_success).mean()),
+        "tightness": tight.ratio,
+        "lowest_estimate_over_guaranteed": min(ratios),
+        "digest": frozen.digest,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="+", choices=[n for n in RECIPES if n != "digits"])
+    parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
+    parser.add_argument("--attacked", type=int, default=1000, help="test images to attack")
+    parser.add_argument("--steps", type=int, default=50, help="attack steps per target class")
+    options = parser.parse_args()
+    path = RESULTS / "recipes.json"
+    rows = json.loads(path.read_text()) if path.is_file() else {}
+    for name in options.names:
+        row = look_at(name, options.runs / name, attacked=options.attacked, steps=options.steps)
+        commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+        rows[name] = {"commit": commit, "paper": PAPER.get(name), **row}
+        path.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
+        print(name, json.dumps(row, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

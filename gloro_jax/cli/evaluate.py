@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -19,31 +19,40 @@ from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
 from gloro_jax.frozen_net import FrozenNet
 
 
-@dataclasses.dataclass(frozen=True)
-class CertifyOptions:
-    """Certify images with the guaranteed bounds stored in a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which images, which weights and which radius: options of several commands.
 
     Attributes:
-        run: the run folder.
         data: the run's own data, unless this names a prepared set or an .npz file.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
         epsilon: the l2 radius, images in [0, 1]; the run's own unless given.
         split: which images; "test" is for reporting, "validation" for choosing.
         checkpoint: "best" by validation, or "last".
-        save: also write labels, predictions, radii and decisions to this .npz file.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
     data: str | None = None
     data_dir: Path | None = None
     epsilon: float | None = None
     split: Literal["test", "validation", "train"] = "test"
     checkpoint: Literal["best", "last"] = "best"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CertifyOptions(Selection):
+    """Certify images with the guaranteed bounds stored in a run.
+
+    Attributes:
+        run: the run folder.
+        save: also write labels, predictions, radii and decisions to this .npz file.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
     save: Path | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class AttackOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackOptions(Selection):
     """Attack a run: inside each image's certified radius, and at epsilon.
 
     An attack that succeeds inside a certified radius refutes the certificate; the command then
@@ -51,22 +60,12 @@ class AttackOptions:
 
     Attributes:
         run: the run folder.
-        data: the run's own data, unless this names a prepared set or an .npz file.
-        data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
-        epsilon: the l2 radius, images in [0, 1]; the run's own unless given.
-        split: which images.
-        checkpoint: "best" by validation, or "last".
         steps: gradient steps per restart and target class.
         restarts: starts per target class; the first is at the image.
         examples: attack only this many images, the first ones; all unless given.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    data: str | None = None
-    data_dir: Path | None = None
-    epsilon: float | None = None
-    split: Literal["test", "validation", "train"] = "test"
-    checkpoint: Literal["best", "last"] = "best"
     steps: int = 50
     restarts: int = 2
     examples: int | None = None
@@ -93,7 +92,7 @@ def certify(words: list[str]) -> int:
     options: CertifyOptions = parse(CertifyOptions, "certify", words)
     if options.save is not None and (options.save.suffix != ".npz" or options.save.exists()):
         raise ValueError(f"--save takes a new file that ends in .npz, got {options.save}.")
-    opened = open_run(options)
+    opened = open_run(options.run, options)
     report = certified(opened)
     console = Console(highlight=False)
     console.print(summary(report, title=opened.title))
@@ -111,7 +110,7 @@ def attack(words: list[str]) -> int:
     options: AttackOptions = parse(AttackOptions, "attack", words)
     if options.examples is not None and options.examples < 1:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
-    opened = open_run(options)
+    opened = open_run(options.run, options)
     chosen = opened.split.images[: options.examples], opened.split.labels[: options.examples]
     opened = opened._replace(split=Split(*chosen))
     report = certified(opened)
@@ -124,28 +123,27 @@ def attack(words: list[str]) -> int:
     return verdict(inside)
 
 
-def open_run(options: CertifyOptions | AttackOptions) -> Opened:
+def open_run(run: Path, selection: Selection) -> Opened:
     """The network and the images that the options name."""
-    config = runs.read_config(options.run)
-    frozen = runs.load(options.run, checkpoint=options.checkpoint)
-    data = data_config(options.run, config, options.data, options.data_dir)
-    radius = config["training"]["epsilon"] if options.epsilon is None else options.epsilon
-    split = open_split(data, options.split)
-    title = f"{options.run}, {data.source}, {options.split} split"
-    return Opened(frozen, split, float(radius), title)
+    config = runs.read_config(run)
+    frozen = runs.load(run, checkpoint=selection.checkpoint)
+    data = _data_config(run, config, selection)
+    radius = config["training"]["epsilon"] if selection.epsilon is None else selection.epsilon
+    split = open_split(data, selection.split)
+    return Opened(frozen, split, float(radius), f"{run}, {data.source}, {selection.split} split")
 
 
-def data_config(run: Path, config: dict, data: str | None, directory: Path | None) -> DataConfig:
+def _data_config(run: Path, config: dict[str, Any], selection: Selection) -> DataConfig:
     """What to certify on: the user's choice, or what the run was trained on."""
     stored = {k: v for k, v in config["data"].items() if k in DataConfig.__dataclass_fields__}
-    if data is None and stored.get("source") is None:
+    if selection.data is None and stored.get("source") is None:
         raise ValueError(
             f"{run} was trained on arrays of your own: name a file with --data FILE.npz, or "
             "certify from Python: gj.evaluation.verified_robust_accuracy(gj.load(run), ...)."
         )
-    chosen = {"source": data} if data is not None else stored
-    if directory is not None:
-        chosen = {**chosen, "directory": str(directory)}
+    chosen = stored if selection.data is None else {"source": selection.data}
+    if selection.data_dir is not None:
+        chosen = {**chosen, "directory": str(selection.data_dir)}
     return runs.from_plain(DataConfig, chosen, where="data")
 
 

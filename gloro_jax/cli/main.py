@@ -1,7 +1,8 @@
 """The door: picks the command, and turns errors into messages and exit statuses."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,50 +47,16 @@ def _dispatch(words: list[str]) -> int:
         print(_USAGE.format(recipes=", ".join(RECIPES)))
         return 0 if words else 2
     command, rest = words[0], words[1:]
-    return _COMMANDS[known(command, _COMMANDS, what="command")](rest)
+    file = _FILES[known(command, _FILES, what="command")]
+    return getattr(importlib.import_module(f"gloro_jax.cli.{file}"), command)(rest)
 
 
-def _train(words: list[str]) -> int:
-    from gloro_jax.cli.train import train
-
-    return train(words)
-
-
-def _demo(words: list[str]) -> int:
-    from gloro_jax.cli.train import demo
-
-    return demo(words)
-
-
-def _certify(words: list[str]) -> int:
-    from gloro_jax.cli.evaluate import certify
-
-    return certify(words)
-
-
-def _attack(words: list[str]) -> int:
-    from gloro_jax.cli.evaluate import attack
-
-    return attack(words)
-
-
-def _report(words: list[str]) -> int:
-    from gloro_jax.cli.report import report
-
-    return report(words)
-
-
-def _data(words: list[str]) -> int:
-    from gloro_jax.cli.data import data
-
-    return data(words)
-
-
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
-    "certify": _certify,
-    "attack": _attack,
-    "report": _report,
-    "data": _data,
-    "demo": _demo,
+# The file of each command's function, which has its name; imported when it is asked for.
+_FILES = {
+    "train": "train",
+    "demo": "train",
+    "certify": "evaluate",
+    "attack": "evaluate",
+    "report": "report",
+    "data": "data",
 }

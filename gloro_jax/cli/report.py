@@ -3,23 +3,21 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from gloro_jax import runs
-from gloro_jax.cli.evaluate import data_config
+from gloro_jax.cli.evaluate import Selection, open_run
 from gloro_jax.cli.words import parse
-from gloro_jax.data.sources import open_split
 from gloro_jax.evaluation.findings import Findings, look_at
 from gloro_jax.evaluation.report import render
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(Selection):
     """Write one self-contained HTML page about a run, or one that compares several.
 
     Exits with status 1 if an attack succeeded inside a certified radius, or a search found a slope
@@ -28,22 +26,12 @@ class ReportOptions:
     Attributes:
         runs: run folders.
         out: the page; RUN/report.html for one run, comparison.html here for several, unless given.
-        data: the runs' own data, unless this names a prepared set or an .npz file.
-        data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
-        epsilon: the l2 radius, images in [0, 1]; each run's own unless given.
-        split: which images; "test" is for reporting.
-        checkpoint: "best" by validation, or "last".
         examples: how many images to attack, the first ones.
         steps: gradient steps of the attack per target class.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path | None = None
-    data: str | None = None
-    data_dir: Path | None = None
-    epsilon: float | None = None
-    split: Literal["test", "validation", "train"] = "test"
-    checkpoint: Literal["best", "last"] = "best"
     examples: int = 200
     steps: int = 50
 
@@ -74,16 +62,14 @@ def report(words: list[str]) -> int:
 
 
 def _look_at(run: Path, options: ReportOptions, bar: Progress) -> Findings:
-    config = runs.read_config(run)
-    split = open_split(data_config(run, config, options.data, options.data_dir), options.split)
-    epsilon = config["training"]["epsilon"] if options.epsilon is None else options.epsilon
-    count = min(options.examples, len(split))
+    opened = open_run(run, options)
+    count = min(options.examples, len(opened.split))
     task = bar.add_task(escape(str(run)), total=count)
     return look_at(
         run,
-        split,
-        epsilon=float(epsilon),
-        checkpoint=options.checkpoint,
+        opened.frozen,
+        opened.split,
+        epsilon=opened.epsilon,
         examples=count,
         steps=options.steps,
         on_progress=lambda images: bar.advance(task, images),

@@ -130,8 +130,21 @@ def _fit(
         f"VRA {report.vra:.3f} at epsilon {training.epsilon:g}, guaranteed. "
         f"Saved in {result.run}; next: gloro-jax certify {result.run}"
     )
+    console.print(_time_split(result.history))
     if session.is_profiling:
         console.print(f"Profile: open the .trace.json.gz under {run}/profile at ui.perfetto.dev.")
     if session.is_writing_tensorboard:
         console.print(f"Event files: tensorboard --logdir {run}/tensorboard")
     return result
+
+
+def _time_split(history: list[dict[str, Any]]) -> str:
+    """Where the time of the epochs went, in percent."""
+    spent: dict[str, float] = {}
+    for row in history:
+        for name, seconds in row["timing"].items():
+            if name != "images_per_second":
+                spent[name] = spent.get(name, 0.0) + seconds
+    total = sum(spent.values()) or 1.0
+    shares = ", ".join(f"{name} {100 * part / total:.1f} %" for name, part in spent.items())
+    return f"Time: {shares}"

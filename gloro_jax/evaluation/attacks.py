@@ -90,12 +90,8 @@ def attack(
         )
     clean = np.asarray(frozen.check_images(as_float(images)))
     limit = _limits(radii, images.shape)
-    found = (np.full(len(clean), np.inf), clean.copy(), np.zeros(len(clean), np.int32))
-    for start in range(0, len(clean), batch_size):
-        stop = min(start + batch_size, len(clean))
-        found[2][start:stop] = _predict(frozen, _filled(clean[start:stop], batch_size))[
-            : stop - start
-        ]
+    own = _predictions(frozen, clean, batch_size)
+    found = (np.full(len(clean), np.inf), clean.copy(), own)
     wanted = np.nonzero(limit > 0)[0]
     on_progress(len(clean) - len(wanted))
     for number, start in enumerate(range(0, len(wanted), batch_size)):
@@ -113,6 +109,11 @@ def attack(
             whole[rows] = part[: len(rows)]
         on_progress(len(rows))
     return AttackReport(limit, *found)
+
+
+def _predictions(frozen: FrozenNet, clean: np.ndarray, batch_size: int) -> np.ndarray:
+    parts = [clean[i : i + batch_size] for i in range(0, len(clean), batch_size)]
+    return np.concatenate([_predict(frozen, _filled(p, batch_size))[: len(p)] for p in parts])
 
 
 def _limits(radii: Any, shape: tuple[int, ...]) -> np.ndarray:

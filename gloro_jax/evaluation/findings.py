@@ -68,10 +68,10 @@ class Findings:
 
 def look_at(
     run: Path,
+    frozen: FrozenNet,
     split: Split,
     *,
     epsilon: float,
-    checkpoint: runs.Checkpoint = "best",
     examples: int,
     steps: int,
     on_progress: Callable[[int], None] = lambda images: None,
@@ -80,14 +80,13 @@ def look_at(
 
     Args:
         run: the run folder.
+        frozen: its network.
         split: the images.
         epsilon: the l2 radius certified at.
-        checkpoint: "best" or "last".
         examples: how many images to attack.
         steps: of the attack, per target class.
         on_progress: called with the number of images attacked since the last call.
     """
-    frozen = runs.load(run, checkpoint=checkpoint)
     report = verified_robust_accuracy(frozen, [(split.images, split.labels)], epsilon=epsilon)
     attacked = Split(split.images[:examples], split.labels[:examples])
     reach = 1.5 * max(2 * epsilon, float(np.quantile(report.radii, 0.99)))

@@ -24,7 +24,8 @@ class TrainConfig:
         loss: emma, gloro_cross_entropy, trades_kl, trades_ce, margin or lmt.
         trades_weight: weight of the robust term of the TRADES losses.
         trades_schedule: how that weight moves.
-        epsilon_schedule: how the training radius moves; above 1 leaves margins to spare.
+        epsilon_schedule: how the training radius moves, in factors of epsilon; above 1 leaves
+            margins to spare. Its grammar: docs/training.md.
         batch_size: examples per step, over all devices together.
         microbatches: parts that each device's share of a batch is computed in, to save memory.
         optimizer: nadam or adam.

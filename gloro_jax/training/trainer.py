@@ -70,6 +70,7 @@ class Trainer:
         )
         self.position, self.best = Position(), None
         self._pending: Any = None
+        self._taken = 0  # steps of the epoch under way that this sitting took
         self._clock = time.perf_counter()  # of the last snapshot
 
     @property
@@ -151,6 +152,7 @@ class Trainer:
                 self._settle()
                 self._pending = sums
             self.position.batches += 1
+            self._taken += 1
             yield
 
     def _settle(self) -> None:
@@ -172,7 +174,7 @@ class Trainer:
         with watch.measure("evaluation"):
             validation = self._validate()
         position, epoch = self.position, len(self.position.history) + 1
-        examples = self._steps_per_epoch * self._config.batch_size
+        examples, self._taken = self._taken * self._config.batch_size, 0
         seconds = watch.read()
         busy = seconds.get("data", 0.0) + seconds.get("step", 0.0)
         rate = learning_rate(self._config, steps_per_epoch=self._steps_per_epoch)

@@ -89,7 +89,7 @@ def attack(
             f"steps, restarts and batch_size are at least 1, got {steps}, {restarts}, {batch_size}."
         )
     clean = np.asarray(frozen.check_images(as_float(images)))
-    limit = _limits(radii, images.shape)
+    limit, batch_size = _limits(radii, images.shape), min(batch_size, len(images))
     own = _predictions(frozen, clean, batch_size)
     found = (np.full(len(clean), np.inf), clean.copy(), own)
     wanted = np.nonzero(limit > 0)[0]

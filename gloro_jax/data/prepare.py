@@ -105,6 +105,10 @@ def _from_arrays(
             )
     classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
     names = class_names or tuple(_CLASS_NAMES.get(name, "").split(","))
+    if class_names and len(class_names) < classes:
+        raise ValueError(
+            f"class_names has one name per class: labels run to {classes - 1}, names {class_names}."
+        )
     if len(names) < classes:
         names = tuple(str(label) for label in range(max(classes, 2)))
     splits = {

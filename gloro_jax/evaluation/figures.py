@@ -19,7 +19,9 @@ def certified_accuracy(findings: Sequence[Findings]) -> str:
     for one, colour in zip(findings, _cycle(len(findings)), strict=True):
         grid = np.linspace(0, limit, 600)
         certified = one.report.certified_accuracy(grid)
-        axes.plot(grid, certified, color=colour, label=f"{one.name}: certified, guaranteed")
+        axes.plot(
+            grid, certified, color=colour, label=f"{_legend(one.name)}: certified, guaranteed"
+        )
         seen = grid[grid < one.reach]
         attacked = one.accuracy_under_attack(seen)
         axes.plot(
@@ -28,7 +30,7 @@ def certified_accuracy(findings: Sequence[Findings]) -> str:
             color=colour,
             linestyle=(0, (4, 2)),
             linewidth=1.2,
-            label=f"{one.name}: left by the attack, first {len(one.attacked)} images",
+            label=f"{_legend(one.name)}: left by the attack, first {len(one.attacked)} images",
         )
         axes.axvline(one.report.epsilon, color="#999999", linewidth=0.8)
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy", xlim=(0, limit), ylim=(0, 1))
@@ -45,7 +47,7 @@ def training_curves(findings: Sequence[Findings]) -> str:
         epochs = [row["epoch"] for row in one.history]
         for part, style in (("train", ":"), ("validation", "-")):
             rows = [row[part] for row in one.history]
-            label = f"{one.name}, {part}"
+            label = f"{_legend(one.name)}, {part}"
             loss = [row["loss"] for row in rows]
             left.plot(epochs, loss, style, color=colour, linewidth=1.2, label=label)
         rows = [row["validation"] for row in one.history]
@@ -55,7 +57,12 @@ def training_curves(findings: Sequence[Findings]) -> str:
         ):
             values = [row[name] for row in rows]
             right.plot(
-                epochs, values, style, color=colour, linewidth=1.2, label=f"{one.name}, {label}"
+                epochs,
+                values,
+                style,
+                color=colour,
+                linewidth=1.2,
+                label=f"{_legend(one.name)}, {label}",
             )
         best = one.summary.get("best_epoch")
         if best:
@@ -132,6 +139,11 @@ def _svg(figure: Any) -> str:
         figure.savefig(out, format="svg", metadata=nothing)
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+def _legend(name: str) -> str:
+    """A run's name, without what Matplotlib would take for mathematics or for a hidden label."""
+    return "\N{NO-BREAK SPACE}" + name.replace("$", r"\$")
 
 
 def _cycle(count: int) -> list[str]:

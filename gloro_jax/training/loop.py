@@ -18,7 +18,7 @@ from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.training.interrupt import listening
+from gloro_jax.training.interrupt import Interrupted, listening
 from gloro_jax.training.metrics import MetricsLog
 from gloro_jax.training.parallel import Backend
 from gloro_jax.training.session import Session
@@ -111,7 +111,7 @@ def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data
         with listening() as stop:
             trainer.run(folder, checkpoints, log, session, stop)
         log.close()
-    except BaseException as error:  # a stop and a diverged loss included: what was learnt is kept
+    except (Exception, Interrupted) as error:  # a diverged loss included: what was learnt is kept
         try:
             if trainer.best is not None:
                 _freeze(net, folder, "best", trainer.best, data.input_shape)

@@ -79,12 +79,18 @@ class Trainer:
         return len(self.position.history) * self._steps_per_epoch + self.position.batches
 
     def snapshot(self) -> Snapshot:
-        """Everything `restore` needs, copied."""
+        """Everything `restore` needs, copied.
+
+        Raises:
+            FloatingPointError: if the newest loss or a weight is not finite: such a state is not
+                worth going on from, and must not displace one that is.
+        """
         self._settle()
         self.position.seconds += time.perf_counter() - self._clock
         self._clock = time.perf_counter()
         trees = {"state": self.state} | ({} if self.best is None else {"best": self.best})
         arrays = {name: np.array(leaf) for name, leaf in named_leaves(trees)}
+        _check_finite(arrays, self.step)
         return Snapshot(self.step, arrays, dataclasses.asdict(self.position))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -217,6 +223,15 @@ class Trainer:
                 f"Stopped at step {self.step}; everything is saved. Go on with the same command "
                 "and --resume.",
                 number=stop.signal,
+            )
+
+
+def _check_finite(arrays: dict[str, np.ndarray], step: int) -> None:
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise FloatingPointError(
+                f"{name} is not finite at step {step}. Lower learning_rate or clip_norm; earlier "
+                "checkpoints and metrics are in the run folder."
             )
 
 

@@ -172,3 +172,13 @@ def test_to_certify_a_test_split_is_enough(tmp_path):
     assert len(open_split(DataConfig(str(path)), "test")) == 40
     with pytest.raises(ValueError, match="has no train split"):
         open_data(DataConfig(str(path)))
+
+
+def test_too_few_class_names_are_refused(tmp_path):
+    path = tmp_path / "f.npz"
+    x, y = arrays()
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, class_names=np.array(["a", "b"]))
+    with pytest.raises(ValueError, match="labels run to 3"):
+        prepare("mine", source=path, directory=tmp_path)
+    with pytest.raises(ValueError, match="Labels run from 0 to 1"):
+        open_data(DataConfig(str(path)))

@@ -240,6 +240,26 @@ def test_another_config_is_refused_with_the_difference(tiny_data, interrupted):
         gj.training.fit(wider, tiny_data, CONFIG, run=interrupted, session=session)
 
 
+def test_a_state_that_is_not_finite_never_displaces_a_good_one(
+    tiny_data, whole, interrupted, monkeypatch
+):
+    honest = Trainer._settle
+
+    def settle(self):
+        honest(self)
+        if self.step == 24:  # as if an update had overflowed after a finite loss
+            self.state = dataclasses.replace(
+                self.state, params=jax.tree.map(lambda a: a * np.inf, self.state.params)
+            )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_settle", settle)
+        with pytest.raises(FloatingPointError, match="not finite at step 2"):
+            resume(tiny_data, interrupted, checkpoint_seconds=0.0)
+    resume(tiny_data, interrupted)
+    assert_same_run(interrupted, whole)
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(tiny_data, interrupted):
     with runs.locked(interrupted), pytest.raises(FileExistsError, match="Another process"):
         resume(tiny_data, interrupted)

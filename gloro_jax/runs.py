@@ -12,10 +12,8 @@ Loading reads JSON and arrays; it never executes anything a file says.
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import os
-import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from gloro_jax.freeze import from_arrays
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
+from gloro_jax.plain import flat, from_plain
 
 Checkpoint = Literal["best", "last"]
 
@@ -56,13 +55,20 @@ def create(run: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def is_unborn(run: str | os.PathLike[str]) -> bool:
+    """Whether a folder is all that a run leaves that died while it was being created."""
+    folder = Path(run)
+    left = {path.name for path in folder.iterdir()} if folder.is_dir() else {"none"}
+    return left <= {"weights", "config.json.partial"} and not any(folder.glob("weights/*"))
+
+
 def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     """The folder of a run that was begun with this very config, to go on with it.
 
     Raises:
         ValueError: if it was begun with another one; the message lists the differences.
     """
-    there = flat(_comparable(read_config(run)))
+    there = flat(_comparable(read_config(run, sections=("data", "training"))))
     wanted = flat(_comparable(json.loads(json.dumps(config))))
     differences = [
         f"  {name}: {there.get(name, 'absent')} in the run, {wanted.get(name, 'absent')} now"
@@ -119,35 +125,69 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     _write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
 
 
+def set_aside(folder: Path, checkpoints: list[int]) -> Path:
+    """Moves what came after an earlier checkpoint out of the way, and says where.
+
+    That is: the later checkpoints, the frozen weights, metrics.jsonl and summary.json, which would
+    otherwise describe another state than the one that goes on.
+    """
+    taken = {path.name for path in (folder / "set-aside").glob("*")}
+    target = folder / "set-aside" / next(n for i in range(1, 10**6) if (n := str(i)) not in taken)
+    (target / "checkpoints").mkdir(parents=True)
+    names = ["summary.json", "metrics.jsonl", "weights"]
+    names += [f"checkpoints/{step}" for step in checkpoints]
+    for name in names:
+        if (folder / name).exists():
+            (folder / name).rename(target / name)
+    (folder / "weights").mkdir()
+    return target
+
+
 def read_summary(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads summary.json; empty where the run has not finished."""
     path = Path(run) / "summary.json"
     return _read_object(path) if path.is_file() else {}
 
 
-def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(run: str | os.PathLike[str], *, sections: tuple[str, ...] = ()) -> dict[str, Any]:
     """Reads config.json.
+
+    Args:
+        run: the run folder.
+        sections: objects that it must hold.
 
     Raises:
         FileNotFoundError: if this is no run folder.
-        ValueError: if the file is not a JSON object.
+        ValueError: if the file is not a JSON object, or lacks a section.
     """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{Path(run)} is no run folder: it has no config.json. `gloro-jax train` makes one."
         )
-    return _read_object(path)
+    config = _read_object(path)
+    lacking = [name for name in sections if not isinstance(config.get(name), dict)]
+    if lacking:
+        raise ValueError(f"{path} has no {' and no '.join(lacking)} section: it is damaged.")
+    return config
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line that was cut off while being written is left out."""
+    """The rows of metrics.jsonl; a last line that was cut off while being written is left out.
+
+    Raises:
+        ValueError: if another line is damaged.
+    """
     path = Path(run) / "metrics.jsonl"
     lines = path.read_text().split("\n") if path.is_file() else [""]
     try:
-        return [json.loads(line) for line in lines[:-1]]
+        rows = [json.loads(line) for line in lines[:-1]]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON lines: {error}.") from None
+    wanted = {"epoch", "step", "train", "validation"}
+    if any(not isinstance(row, dict) or not wanted <= row.keys() for row in rows):
+        raise ValueError(f"{path} is damaged: every line has {', '.join(sorted(wanted))}.")
+    return rows
 
 
 def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
@@ -197,28 +237,6 @@ def load(
         raise ValueError(f"{path} cannot be used: {error}") from None
 
 
-def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
-    """A config dataclass from what `json.loads` returned, strictly.
-
-    Raises:
-        ValueError: if a field is unknown (the near ones are named) or has the wrong type.
-    """
-    if not isinstance(plain, dict):
-        raise ValueError(f"{where} must be an object, got {plain!r}.")
-    fields = typing.get_type_hints(cls)
-    for name in plain:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields) or sorted(fields)
-            raise ValueError(f"{where} has no field {name!r}; did you mean {', '.join(near)}?")
-    values = {
-        name: _typed(fields[name], value, where=f"{where}.{name}") for name, value in plain.items()
-    }
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}.") from None
-
-
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
@@ -231,39 +249,9 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
-    data = config.get("data")
-    kept = {k: v for k, v in data.items() if k not in _PLACES} if isinstance(data, dict) else data
-    return {"model": config.get("model"), "training": config.get("training"), "data": kept}
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested plain data as one level, "training.augmentation.crop": 4."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        path: leaf
-        for name, value in tree.items()
-        for path, leaf in flat(value, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
-def _typed(kind: Any, value: Any, *, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return from_plain(kind, value, where=where)
-    if origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) == len(value):
-            return tuple(_typed(k, v, where=where) for k, v in zip(kinds, value, strict=True))
-    elif origin is Literal and value in arguments:
-        return value
-    elif origin in (typing.Union, types.UnionType) and value is None and type(None) in arguments:
-        return None
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif kind in (int, bool, str) and type(value) is kind:
-        return value
-    raise ValueError(f"{where} must be {kind}, got {value!r}.")
+    kept = {k: v for k, v in config["data"].items() if k not in _PLACES}
+    network = config.get("network") if config.get("model") is None else None
+    return {**{k: config.get(k) for k in ("model", "training")}, "data": kept, "network": network}
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

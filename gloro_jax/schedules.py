@@ -41,6 +41,7 @@ NAMED: dict[str, str] = {
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _POINT = re.compile(rf"\[(?:({_NUMBER})(%?):)?({_NUMBER})\]")
+_LARGEST, _SMALLEST_EXP = 1e6, 1e-9  # beyond, float32 would go astray
 _LARGEST_LOG = 50.0  # -log- interpolates exponentials
 _KINDS = ("", "-", "-exp-", "-log-", "-cos-")
 
@@ -129,10 +130,10 @@ def _point(
         time = float(epochs)
     else:
         raise ValueError(f"{match.group()} in {original!r} needs a time, such as [50%:{value}].")
-    if not math.isfinite(float(value)) or not 0 <= time <= epochs:
+    if not (0 <= time <= epochs and abs(float(value)) <= _LARGEST):
         raise ValueError(
-            f"{match.group()} in {original!r}: values are finite, and times within the "
-            f"{epochs} epochs of training."
+            f"{match.group()} in {original!r}: values are factors up to {_LARGEST:g}, and times "
+            f"within the {epochs} epochs of training."
         )
     return _Point(time, float(value), kind)  # type: ignore[arg-type]
 
@@ -143,10 +144,10 @@ def _check_order(points: list[_Point], point: _Point, original: str) -> None:
     earlier = points[-1]
     if point.time < earlier.time:
         raise ValueError(f"The times in {original!r} must not decrease.")
-    if point.kind == "-exp-" and not (earlier.value > 0 and point.value > 0):
+    if point.kind == "-exp-" and not min(earlier.value, point.value) >= _SMALLEST_EXP:
         raise ValueError(
-            f"-exp- in {original!r} joins positive values only, got {earlier.value:g} and "
-            f"{point.value:g}."
+            f"-exp- in {original!r} joins values from {_SMALLEST_EXP:g} upwards, got "
+            f"{earlier.value:g} and {point.value:g}."
         )
     if point.kind == "-log-" and max(earlier.value, point.value) > _LARGEST_LOG:
         raise ValueError(f"-log- in {original!r} joins values up to {_LARGEST_LOG:g}.")

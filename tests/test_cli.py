@@ -182,3 +182,65 @@ def test_a_file_of_ones_own_is_prepared_shown_trained_on_and_reported(
     assert "No attack succeeded inside a certified radius" in text
     assert "http" not in text.replace("http://www.w3.org", "")  # names of XML dialects
     assert 'src="data:image/png' in text
+
+
+@pytest.fixture(scope="module")
+def own_run(own_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own-run") / "[run]"
+    words = ["train", "digits", "--run", str(folder), "--data", str(own_file), "--epochs", "1"]
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--model.dense", "8", "--validation", "0.05"])
+    assert exit_info.value.code == 0
+    return folder
+
+
+def test_the_validation_split_is_the_runs_own(own_run, own_file, capsys):
+    tables = []
+    for more in ([], ["--data", str(own_file)]):
+        code, out, _ = run(capsys, "certify", str(own_run), "--split", "validation", *more)
+        assert code == 0
+        tables.append(out)
+    assert tables[0] == tables[1]
+    held_out = json.loads((own_run / "config.json").read_text())["data"]["examples"]
+    images = int(tables[0].split("images │ ")[1].split()[0])
+    assert images / (images + held_out) == pytest.approx(0.05, abs=0.01)
+
+
+def rewritten(own_file, path, **changes):
+    with np.load(own_file) as file:
+        np.savez(path, **{**dict(file), **changes})
+    return str(path)
+
+
+def test_other_images_do_not_pass_for_the_runs_validation_images(
+    own_run, own_file, capsys, tmp_path
+):
+    with np.load(own_file) as file:
+        order = np.random.default_rng(0).permutation(len(file["y_train"]))
+        shuffled = {name: file[name][order] for name in ("x_train", "y_train")}
+    other = rewritten(own_file, tmp_path / "own.npz", **shuffled)
+    words = ["certify", str(own_run), "--data", other]
+    code, _, err = run(capsys, *words, "--split", "validation")
+    assert code == 2
+    assert "does not hold the images that" in err
+    assert run(capsys, *words)[0] == 0  # its test images are what they are
+
+
+def test_classes_in_another_order_are_refused(own_run, own_file, capsys, tmp_path):
+    with np.load(own_file) as file:
+        rolled = np.roll(file["class_names"], 1)
+    other = rewritten(own_file, tmp_path / "own.npz", class_names=rolled)
+    code, _, err = run(capsys, "certify", str(own_run), "--data", other)
+    assert code == 2
+    assert "labels would mean different things" in err
+
+
+def test_a_page_says_which_images_it_is_about(own_run, own_file, capsys, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, _ = run(
+        capsys, "report", str(own_run), "--split", "train", "--data", str(own_file),
+        "--out", str(page), "--examples", "5", "--steps", "2",
+    )  # fmt: skip
+    assert code == 0
+    assert "own.npz, train split" in page.read_text()
+    assert "[run]: VRA" in out

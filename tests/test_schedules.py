@@ -85,9 +85,11 @@ def test_a_jump_is_a_jump_and_time_is_continuous_within_epochs():
         ("[1]-[50:2]", "within the 40 epochs"),
         ("[1]-[120%:2]", "within the 40 epochs"),
         ("[1]-[50%:2]-[25%:3]", "must not decrease"),
-        ("[0]-exp-[1]", "positive values only"),
+        ("[0]-exp-[1]", "joins values from"),
         ("[1]-log-[900]", "joins values up to"),
-        ("[1]-[1e999]", "values are finite"),
+        ("[1]-[1e999]", "factors up to"),
+        ("[1]-[1e39]", "factors up to"),
+        ("[1e-50]-exp-[1]", "joins values from"),
         ("[1]-[-1]", "must not be negative"),
     ],
 )

@@ -128,12 +128,13 @@ def _statistics_table(opened: Dataset) -> Table:
         name: statistics(split, num_classes=opened.num_classes) for name, split in splits.items()
     }
     shape = " x ".join(str(n) for n in opened.input_shape)
-    table = Table("", *found, title=f"{opened.name}, {shape}, {opened.train.images.dtype}")
+    title = f"{escape(opened.name)}, {shape}, {opened.train.images.dtype}"
+    table = Table("", *found, title=title)
     table.add_row("images", *(str(s.count) for s in found.values()))
     table.add_row("mean", *(_numbers(s.mean) for s in found.values()))
     table.add_row("deviation", *(_numbers(s.std) for s in found.values()), end_section=True)
     for label, name in enumerate(opened.class_names):
-        table.add_row(f"{label} {name}", *(str(s.per_class[label]) for s in found.values()))
+        table.add_row(f"{label} {escape(name)}", *(str(s.per_class[label]) for s in found.values()))
     return table
 
 

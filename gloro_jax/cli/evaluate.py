@@ -7,16 +7,19 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from gloro_jax import runs
 from gloro_jax.cli.words import parse
 from gloro_jax.data.dataset import DataConfig, Split
-from gloro_jax.data.sources import open_split
+from gloro_jax.data.sources import open_data, open_test_split
 from gloro_jax.evaluation import AttackReport, Report, verified_robust_accuracy
 from gloro_jax.evaluation import attack as search
+from gloro_jax.evaluation.findings import sample
 from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.plain import from_plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class AttackOptions(Selection):
         run: the run folder.
         steps: gradient steps per restart and target class.
         restarts: starts per target class; the first is at the image.
-        examples: attack only this many images, the first ones; all unless given.
+        examples: attack only this many images, drawn at random with a fixed seed; all unless given.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -78,12 +81,14 @@ class Opened(NamedTuple):
         frozen: the network.
         split: the images.
         epsilon: the l2 radius.
+        source: which images these are, in words.
         title: what tables are called.
     """
 
     frozen: FrozenNet
     split: Split
     epsilon: float
+    source: str
     title: str
 
 
@@ -101,7 +106,7 @@ def certify(words: list[str]) -> int:
         fields = ("labels", "predictions", "radii", "is_certified")
         arrays = {name: getattr(report, name) for name in fields}
         np.savez(options.save, epsilon=opened.epsilon, **arrays)  # type: ignore[arg-type]
-        console.print(f"Every example's certificate: {options.save}")
+        console.print(f"Every example's certificate: {escape(str(options.save))}")
     return 0
 
 
@@ -111,8 +116,7 @@ def attack(words: list[str]) -> int:
     if options.examples is not None and options.examples < 1:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     opened = open_run(options.run, options)
-    chosen = opened.split.images[: options.examples], opened.split.labels[: options.examples]
-    opened = opened._replace(split=Split(*chosen))
+    opened = opened._replace(split=sample(opened.split, options.examples))
     report = certified(opened)
     inside, at_epsilon = attack_twice(
         opened, report, steps=options.steps, restarts=options.restarts
@@ -124,27 +128,49 @@ def attack(words: list[str]) -> int:
 
 
 def open_run(run: Path, selection: Selection) -> Opened:
-    """The network and the images that the options name."""
-    config = runs.read_config(run)
+    """The network and the images that the options name.
+
+    Raises:
+        ValueError: if the images are not of the classes that the run knows, or are said to be the
+            run's training or validation images and are not.
+    """
+    config = runs.read_config(run, sections=("data", "training"))
     frozen = runs.load(run, checkpoint=selection.checkpoint)
     data = _data_config(run, config, selection)
     radius = config["training"]["epsilon"] if selection.epsilon is None else selection.epsilon
-    split = open_split(data, selection.split)
-    return Opened(frozen, split, float(radius), f"{run}, {data.source}, {selection.split} split")
+    if selection.split == "test":
+        split, names = open_test_split(data)
+    else:
+        opened = open_data(data)
+        split, names = getattr(opened, selection.split), opened.class_names
+        if config["data"].get("fingerprint") not in (None, opened.fingerprint):
+            raise ValueError(
+                f"{data.source} does not hold the images that {run} was trained on, so its "
+                f"{selection.split} split is not the run's. Look at its test split."
+            )
+    known = tuple(config["data"].get("class_names") or ())
+    if names and known and names != known:
+        raise ValueError(
+            f"The classes of {data.source} are {names}, those of {run} {known}: labels would mean "
+            "different things. Number the classes alike."
+        )
+    source = f"{Path(data.source).name}, {selection.split} split"
+    return Opened(frozen, split, float(radius), source, f"{run}, {source}")
 
 
 def _data_config(run: Path, config: dict[str, Any], selection: Selection) -> DataConfig:
     """What to certify on: the user's choice, or what the run was trained on."""
     stored = {k: v for k, v in config["data"].items() if k in DataConfig.__dataclass_fields__}
-    if selection.data is None and stored.get("source") is None:
+    if selection.data is not None:
+        stored["source"] = selection.data
+    if stored.get("source") is None:
         raise ValueError(
             f"{run} was trained on arrays of your own: name a file with --data FILE.npz, or "
             "certify from Python: gj.evaluation.verified_robust_accuracy(gj.load(run), ...)."
         )
-    chosen = stored if selection.data is None else {"source": selection.data}
     if selection.data_dir is not None:
-        chosen = {**chosen, "directory": str(selection.data_dir)}
-    return runs.from_plain(DataConfig, chosen, where="data")
+        stored["directory"] = str(selection.data_dir)
+    return from_plain(DataConfig, stored, where="data")
 
 
 def certified(opened: Opened) -> Report:

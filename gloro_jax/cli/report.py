@@ -26,7 +26,7 @@ class ReportOptions(Selection):
     Attributes:
         runs: run folders.
         out: the page; RUN/report.html for one run, comparison.html here for several, unless given.
-        examples: how many images to attack, the first ones.
+        examples: how many images to attack, drawn at random with a fixed seed.
         steps: gradient steps of the attack per target class.
     """
 
@@ -47,6 +47,9 @@ def report(words: list[str]) -> int:
     out = options.out or default
     with Progress(console=Console(stderr=True), transient=True) as bar:
         findings = [_look_at(run, options, bar) for run in options.runs]
+    names = [str(run) for run in options.runs]
+    if len({one.name for one in findings}) < len(findings):  # runs of one name in different places
+        findings = [dataclasses.replace(f, name=n) for f, n in zip(findings, names, strict=True)]
     partial = out.with_name(out.name + ".partial")
     partial.write_text(render(findings))
     os.replace(partial, out)
@@ -69,6 +72,7 @@ def _look_at(run: Path, options: ReportOptions, bar: Progress) -> Findings:
         run,
         opened.frozen,
         opened.split,
+        source=opened.source,
         epsilon=opened.epsilon,
         examples=count,
         steps=options.steps,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from gloro_jax import runs
 from gloro_jax.cli.evaluate import Opened, attack_twice, certified, verdict
@@ -101,10 +102,10 @@ def demo(words: list[str]) -> int:
     run = options.runs / next(n for i in range(1, 10**6) if (n := f"demo-{i}") not in taken)
     training = dataclasses.replace(recipe.training, epochs=options.epochs)
     console = Console(highlight=False)
-    console.print(f"Training a GloRo Net on scikit-learn's digits, into {run} ...")
+    console.print(f"Training a GloRo Net on scikit-learn's digits, into {escape(str(run))} ...")
     _fit(recipe.model, recipe.data, training, run, Session())
     test = open_data(recipe.data).test
-    opened = Opened(runs.load(run), test, training.epsilon, "digits, test split")
+    opened = Opened(runs.load(run), test, training.epsilon, *("digits, test split",) * 2)
     report = certified(opened)
     console.print(f"Attacking all {report.count} test images, at every other class ...")
     inside, at_epsilon = attack_twice(opened, report, steps=50, restarts=1)
@@ -125,16 +126,18 @@ def _fit(
     result = fit(model, data, training, run=run, session=session)
     report = result.validation
     console.print(
-        f"{data.name}: best epoch {result.best_epoch} of {training.epochs}, "
+        f"{escape(data.name)}: best epoch {result.best_epoch} of {training.epochs}, "
         f"{result.seconds:.1f} s. Validation: clean {report.clean_accuracy:.3f}, "
         f"VRA {report.vra:.3f} at epsilon {training.epsilon:g}, guaranteed. "
-        f"Saved in {result.run}; next: gloro-jax certify {result.run}"
+        f"Saved in {escape(str(run))}; next: gloro-jax certify {escape(str(run))}"
     )
     console.print(_time_split(result.history))
     if session.is_profiling:
-        console.print(f"Profile: open the .trace.json.gz under {run}/profile at ui.perfetto.dev.")
+        console.print(
+            f"Profile: open the .trace.json.gz under {escape(str(run))}/profile at ui.perfetto.dev."
+        )
     if session.is_writing_tensorboard:
-        console.print(f"Event files: tensorboard --logdir {run}/tensorboard")
+        console.print(f"Event files: tensorboard --logdir {escape(str(run))}/tensorboard")
     return result
 
 

@@ -73,6 +73,11 @@ class Dataset:
     origin: DataConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.num_classes > len(self.train) + len(self.validation):
+            raise ValueError(
+                f"There are {self.num_classes} classes, by the largest label, and fewer training "
+                "images than that. Number the labels from 0 without gaps."
+            )
         names = self.class_names or tuple(str(label) for label in range(self.num_classes))
         if len(names) != self.num_classes:
             raise ValueError(

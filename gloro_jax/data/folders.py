@@ -1,5 +1,6 @@
 """Trees of images, FOLDER/SPLIT/CLASS/image, checked before one byte is written."""
 
+import collections
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +56,12 @@ def read_folders(
 def _find_splits(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name in _SPLITS):
-        found.setdefault(_SPLITS[path.name], path)
+        other = found.setdefault(_SPLITS[path.name], path)
+        if other != path:
+            raise ValueError(
+                f"{folder} has {other.name} and {path.name}, and only one can be the test split. "
+                "Validation is carved out of train; move the other folder away."
+            )
     missing = {"train", "test"} - found.keys()
     if missing:
         raise ValueError(
@@ -79,7 +85,8 @@ def _class_names(found: dict[str, Path]) -> tuple[str, ...]:
         )
     if len(classes["train"]) < 2:
         raise ValueError(f"{found['train']} needs at least 2 class folders.")
-    return tuple(sorted(classes["train"]))
+    are_numbers = all(name.isdecimal() for name in classes["train"])
+    return tuple(sorted(classes["train"], key=int if are_numbers else None))
 
 
 def _images(folder: Path) -> list[Path]:
@@ -93,10 +100,15 @@ def _images(folder: Path) -> list[Path]:
 
 def _look(path: Path) -> _Looks:
     with _opened(path) as image:
-        if image.mode not in _MODES:
+        is_wide = any("16" in str(tile[3]) for tile in image.tile)  # read as 8 bits by Pillow
+        if image.mode not in _MODES or is_wide:
             raise ValueError(
-                f"{path} has pixels of mode {image.mode}; images have 8 bits per channel. "
-                "Convert it first."
+                f"{path} has pixels of mode {image.mode}{' with 16 bits' * is_wide}; images have 8 "
+                "bits per channel. Convert it first."
+            )
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(
+                f"{path} is an animation of {image.n_frames} images; images are still."
             )
         width, height = image.size
         is_grey = image.mode in ("1", "L")
@@ -106,7 +118,7 @@ def _look(path: Path) -> _Looks:
 
 def _one_size(folder: Path, looks: dict[Path, _Looks]) -> tuple[int, int]:
     sizes = [look.size for look in looks.values()]
-    usual = max(set(sizes), key=sizes.count)
+    usual = collections.Counter(sizes).most_common(1)[0][0]
     odd = [path for path, look in looks.items() if look.size != usual]
     if odd:
         shown = ", ".join(f"{p.relative_to(folder)} is {looks[p].size}" for p in odd[:5])

@@ -8,6 +8,11 @@ import numpy as np
 
 from gloro_jax.data.dataset import Split
 
+# What NumPy raises on a file that is cut, altered, or something else altogether.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError, MemoryError,
+    NotImplementedError, RuntimeError,
+)  # fmt: skip
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -50,8 +55,12 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
+            arrays = {name: file[name] for name in file.files}
+        strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+        if strange:
+            raise ValueError(f"{strange[0]} is no array")
+        return arrays
+    except _DAMAGE as error:
         raise ValueError(
             f"{path} is damaged, or no .npz file of plain arrays ({error}). Write it with "
             "np.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)."

@@ -104,7 +104,7 @@ def _from_arrays(
                 "--data FILE.npz."
             )
     classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
-    names = class_names or tuple(_CLASS_NAMES.get(name, "").split(","))
+    names = class_names or tuple(_CLASS_NAMES[name].split(",") if name in _CLASS_NAMES else ())
     if class_names and len(class_names) < classes:
         raise ValueError(
             f"class_names has one name per class: labels run to {classes - 1}, names {class_names}."

@@ -42,19 +42,20 @@ def open_data(config: DataConfig) -> Dataset:
     )
 
 
-def open_split(config: DataConfig, split: str) -> Split:
-    """One split: "train", "validation" or "test"; "test" does not need a training split.
+def open_test_split(config: DataConfig) -> tuple[Split, tuple[str, ...]]:
+    """The test split alone, which needs no training split, and the class names, if it has any.
 
     Raises:
         ValueError: as `open_data`, and if the split is not there.
         FileNotFoundError: as `open_data`.
     """
-    if split != "test" or config.source == "digits":
-        return getattr(open_data(config), split)
-    splits, _ = _read(config)
+    if config.source == "digits":
+        opened = digits(config)
+        return opened.test, opened.class_names
+    splits, class_names = _read(config)
     if "test" not in splits:
         raise ValueError(f"{config.source} has no test split (x_test and y_test).")
-    return Split(*splits["test"])
+    return Split(*splits["test"]), class_names
 
 
 def digits(config: DataConfig | None = None) -> Dataset:

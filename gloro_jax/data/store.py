@@ -66,9 +66,13 @@ def contents(name: str, directory: Path) -> dict[str, Any]:
     """What contents.json says: splits, class names, image shape, source and file digests."""
     path = set_folder(name, directory) / _CONTENTS
     try:
-        return json.loads(path.read_text())
+        told = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}). {_again(name)}") from None
+    kinds = {"splits": dict, "files": dict, "class_names": list, "image_shape": list}
+    if not isinstance(told, dict) or any(not isinstance(told.get(k), t) for k, t in kinds.items()):
+        raise ValueError(f"{path} cannot be read (it lacks {', '.join(kinds)}). {_again(name)}")
+    return told
 
 
 def read(name: str, directory: Path) -> tuple[Arrays, tuple[str, ...]]:
@@ -83,12 +87,13 @@ def read(name: str, directory: Path) -> tuple[Arrays, tuple[str, ...]]:
         if not (folder / file).is_file() or _sha256(folder / file) != digest:
             raise ValueError(f"{folder / file} is missing or damaged. {_again(name)}")
     with _quiet():
-        builder = _tfds().builder_from_directory(folder)
+        # Our own builder: one made from the folder would import whatever class a file there names.
+        shape, names = tuple(told["image_shape"]), tuple(told["class_names"])
+        builder = _make_builder(name, directory, {}, names, shape)
         raw = {"image": _tfds().decode.SkipDecoding()}
         sources = {split: builder.as_data_source(split, decoders=raw) for split in told["splits"]}
-        shape = tuple(told["image_shape"])
         arrays = {split: _decode(source, shape) for split, source in sources.items()}
-    return arrays, tuple(told["class_names"])
+    return arrays, names
 
 
 def write(

@@ -30,7 +30,7 @@ def certified_accuracy(findings: Sequence[Findings]) -> str:
             color=colour,
             linestyle=(0, (4, 2)),
             linewidth=1.2,
-            label=f"{_legend(one.name)}: left by the attack, first {len(one.attacked)} images",
+            label=f"{_legend(one.name)}: left by the attack on {len(one.attacked)} images",
         )
         axes.axvline(one.report.epsilon, color="#999999", linewidth=0.8)
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="accuracy", xlim=(0, limit), ylim=(0, 1))
@@ -89,7 +89,7 @@ def schedules(findings: Sequence[Findings]) -> str:
 
 def image_cards(one: Findings, *, count: int = 12) -> list[dict[str, Any]]:
     """Attacked images spread evenly over certified radii: what was proved, what was found."""
-    radii, names = one.report.radii[: len(one.attacked)], one.class_names
+    radii, names = one.report.radii[one.chosen], one.class_names
     order = np.argsort(radii, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
     return [_card(one, int(i), names) for i in chosen]
@@ -102,12 +102,13 @@ def _card(one: Findings, i: int, names: list[str]) -> dict[str, Any]:
     # Differences are small: stretched to the full range around middle grey.
     change = near - clean
     largest = float(np.abs(change).max()) or 1.0
+    whole = int(one.chosen[i])
     return {
-        "index": i,
+        "index": whole,
         "label": names[one.attacked.labels[i]],
-        "prediction": names[one.report.predictions[i]],
-        "is_correct": bool(one.report.is_correct[i]),
-        "radius": float(one.report.radii[i]),
+        "prediction": names[one.report.predictions[whole]],
+        "is_correct": bool(one.report.is_correct[whole]),
+        "radius": float(one.report.radii[whole]),
         "is_found": is_found,
         "distance": float(one.attack.distances[i]),
         "became": names[one.attack.predictions[i]],

@@ -25,8 +25,11 @@ class Findings:
         summary: as in summary.json; empty if the run did not finish.
         history: one row per epoch.
         frozen: the network.
+        last_norms: the guaranteed norms of the last epoch's layers.
         report: certificates of the whole split.
-        attacked: the images that were attacked: the first of the split.
+        source: which images these are, in words.
+        chosen: (n,) which images of the split were attacked, drawn at random.
+        attacked: those images.
         attack: the nearest change of prediction found around each of those, up to `reach`.
         reach: how far the attack searched.
         tightness: of the Lipschitz bound.
@@ -37,7 +40,10 @@ class Findings:
     summary: dict[str, Any]
     history: list[dict[str, Any]]
     frozen: FrozenNet
+    last_norms: dict[str, float]
     report: Report
+    source: str
+    chosen: np.ndarray
     attacked: Split
     attack: AttackReport
     reach: float
@@ -46,7 +52,8 @@ class Findings:
     @property
     def refuted(self) -> int:
         """Attacks that succeeded inside a certified radius: each one is a bug."""
-        return int((self.attack.distances <= self.report.radii[: len(self.attacked)]).sum())
+        inside = self.attack.distances <= self.report.radii[self.chosen]
+        return int((self.attack.is_success & inside).sum())
 
     @property
     def is_alarm(self) -> bool:
@@ -61,8 +68,7 @@ class Findings:
 
     def accuracy_under_attack(self, radii: Any) -> np.ndarray:
         """Share of attacked images that stay correct up to each of `radii`, as far as found."""
-        count = len(self.attacked)
-        held = np.where(self.report.is_correct[:count], self.attack.distances, -1.0)
+        held = np.where(self.report.is_correct[self.chosen], self.attack.distances, -1.0)
         return (held[None, :] > np.asarray(radii, float).reshape(-1, 1)).mean(axis=1)
 
 
@@ -71,25 +77,29 @@ def look_at(
     frozen: FrozenNet,
     split: Split,
     *,
+    source: str,
     epsilon: float,
     examples: int,
     steps: int,
     on_progress: Callable[[int], None] = lambda images: None,
 ) -> Findings:
-    """Certifies a split, attacks its first images, and tests the Lipschitz bound.
+    """Certifies a split, attacks some of its images, and tests the Lipschitz bound.
 
     Args:
         run: the run folder.
         frozen: its network.
         split: the images.
+        source: which images these are, in words.
         epsilon: the l2 radius certified at.
-        examples: how many images to attack.
+        examples: how many images to attack, drawn at random with a fixed seed.
         steps: of the attack, per target class.
         on_progress: called with the number of images attacked since the last call.
     """
     report = verified_robust_accuracy(frozen, [(split.images, split.labels)], epsilon=epsilon)
-    attacked = Split(split.images[:examples], split.labels[:examples])
-    reach = 1.5 * max(2 * epsilon, float(np.quantile(report.radii, 0.99)))
+    chosen = _draw(len(split), examples)
+    attacked = Split(split.images[chosen], split.labels[chosen])
+    finite = report.radii[np.isfinite(report.radii)]
+    reach = 1.5 * max(2 * epsilon, float(np.quantile(finite, 0.99)) if len(finite) else 0.0)
     found = attack(
         frozen, attacked.images, radii=reach, steps=steps, restarts=1, on_progress=on_progress
     )
@@ -99,9 +109,25 @@ def look_at(
         summary=runs.read_summary(run),
         history=runs.read_metrics(run),
         frozen=frozen,
+        last_norms=runs.load(run, checkpoint="last").layer_norms(),
         report=report,
+        source=source,
+        chosen=chosen,
         attacked=attacked,
         attack=found,
         reach=reach,
         tightness=tightness(frozen, split.images),
     )
+
+
+def sample(split: Split, count: int | None) -> Split:
+    """`count` of a split's images, drawn at random with a fixed seed; all if None."""
+    if count is None or count >= len(split):
+        return split
+    chosen = _draw(len(split), count)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def _draw(total: int, count: int) -> np.ndarray:
+    """Sets are often sorted by class, so the first images would be of one class."""
+    return np.sort(np.random.default_rng(0).permutation(total)[:count])

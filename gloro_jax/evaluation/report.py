@@ -8,7 +8,7 @@ import numpy as np
 
 from gloro_jax.evaluation import figures
 from gloro_jax.evaluation.findings import Findings
-from gloro_jax.runs import flat
+from gloro_jax.plain import flat
 from gloro_jax.version import __version__
 
 
@@ -40,14 +40,14 @@ def _described(one: Findings) -> dict[str, Any]:
     report, attacked = one.report, len(one.attacked)
     return {
         "name": one.name,
-        "data": one.config["data"]["name"],
+        "source": one.source,
         "count": report.count,
         "epsilon": report.epsilon,
         "clean": report.clean_accuracy,
         "vra": report.vra,
-        "interval": 1.96 * float(np.sqrt(report.vra * (1 - report.vra) / report.count)),
+        "interval": _error(report.vra, report.count),
         "attacked": attacked,
-        "certified_attacked": float((report.is_correct & report.is_certified)[:attacked].mean()),
+        "certified_attacked": float((report.is_correct & report.is_certified)[one.chosen].mean()),
         "withstood": float(one.accuracy_under_attack([report.epsilon])[0]),
         "median_radius": float(np.median(report.radii)),
         "refuted": one.refuted,
@@ -65,17 +65,22 @@ def _described(one: Findings) -> dict[str, Any]:
 
 
 def _norms(one: Findings) -> list[dict[str, Any]]:
-    """Per layer of the last epoch: the estimate training used, and the guaranteed norm."""
-    stored = one.summary.get("norms", {})
-    if not stored:
-        return [
-            {"layer": name, "estimate": None, "guaranteed": norm}
-            for name, norm in one.frozen.layer_norms().items()
-        ]
+    """Per layer of the last epoch: the estimate training used, and the guaranteed norm.
+
+    The guaranteed ones come from the frozen weights, under their digest, not from summary.json.
+    """
+    estimates = one.summary.get("norms", {})
     return [
-        {"layer": name, "estimate": pair["estimate"], "guaranteed": pair["guaranteed"]}
-        for name, pair in stored.items()
+        {"layer": name, "estimate": estimates.get(name, {}).get("estimate"), "guaranteed": norm}
+        for name, norm in one.last_norms.items()
     ]
+
+
+def _error(share: float, count: int) -> float:
+    """Half the Wilson interval of a share at 95 %; not 0 where the share is 0 or 1."""
+    z = 1.96
+    spread = np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return float(z * spread / (1 + z**2 / count))
 
 
 def _is_weight(name: str) -> bool:

@@ -9,7 +9,7 @@ from rich.table import Table
 from gloro_jax.evaluation.attacks import AttackReport
 from gloro_jax.evaluation.vra import Report
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.runs import flat
+from gloro_jax.plain import flat
 
 
 def settings(config: dict[str, Any]) -> Table:

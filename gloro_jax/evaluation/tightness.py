@@ -158,5 +158,6 @@ def _ratios(
     slopes = differences / distance
     upper = (at_a.lipschitz.value * at_a.head_distances)[None]
     is_usable = (upper > 0) & (squares > _SHORTEST**2)[:, None, None]
-    ratios = jnp.where(is_usable, slopes / jnp.where(upper > 0, upper, 1.0), 0.0)
+    ratios = slopes / jnp.where(upper > 0, upper, 1.0)
+    ratios = jnp.where(is_usable & jnp.isfinite(ratios), ratios, 0.0)
     return ratios, slopes, upper[0]

@@ -7,7 +7,6 @@ both: a truncated or half-copied checkpoint is noticed here, whatever the storag
 import dataclasses
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +96,9 @@ class Checkpoints:
             raise ValueError(self._damaged(chosen, steps, "its digest does not match"))
         return snapshot
 
-    def set_aside_after(self, step: int) -> None:
-        """Moves checkpoints later than `step` out of the way, into the folder set-aside."""
-        later = [s for s in self.steps() if s > step]
-        for number in later:
-            target = self._folder.parent / "set-aside" / str(number)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            (self._folder / str(number)).rename(target)
-        if later:
-            self._manager.reload()
+    def reload(self) -> None:
+        """Looks at the folder again, after checkpoints were moved."""
+        self._manager.reload()
 
     def _damaged(self, step: int, steps: list[int], why: str) -> str:
         older = [s for s in steps if s < step]

@@ -8,6 +8,8 @@ from gloro_jax.data.augment import Augmentation
 from gloro_jax.losses import LossName
 from gloro_jax.schedules import check_schedule
 
+_TINY = 1e-9  # float32 holds what stays within this and its inverse
+
 OptimizerName = Literal["adam", "nadam"]
 
 
@@ -30,7 +32,7 @@ class TrainConfig:
         microbatches: parts that each device's share of a batch is computed in, to save memory.
         optimizer: nadam or adam.
         lookahead: every so many steps, step back halfway to where the last such step ended
-            (Zhang et al. 2019); 0 for never.
+            (Zhang et al. 2019); 0 for never. Validated and kept are the fast weights.
         learning_rate: its peak.
         learning_rate_schedule: how the learning rate moves.
         warmup_epochs: epochs over which the learning rate also rises linearly from 0.
@@ -63,9 +65,13 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value}.")
+            if not _TINY <= value <= 1 / _TINY:
+                raise ValueError(f"{name} must be between {_TINY} and {1 / _TINY:g}, got {value}.")
         for name in ("epochs", "batch_size", "microbatches", "power_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.seed >= 2**31:
+            raise ValueError(f"seed must be below 2**31, got {self.seed}.")
         for name in ("warmup_epochs", "seed", "lookahead"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

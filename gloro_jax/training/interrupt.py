@@ -40,8 +40,11 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    earlier = {number: signal.getsignal(number) for number in wanted}
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    # What the shell told this process to ignore (nohup, &) stays ignored.
+    earlier = {
+        n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
+    }
 
     def note(number: int, frame: Any) -> None:
         del frame
@@ -49,7 +52,7 @@ def listening() -> Iterator[StopRequest]:
         os.write(2, b"\nFinishing the step and saving; the same signal again stops at once.\n")
         signal.signal(number, earlier[signal.Signals(number)])
 
-    for number in wanted:
+    for number in earlier:
         signal.signal(number, note)
     try:
         yield request

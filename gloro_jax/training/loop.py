@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 
 from gloro_jax import runs
 from gloro_jax.data import Dataset
@@ -95,17 +97,17 @@ def fit(
 def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
     if session.is_resuming and (run / "config.json").is_file():
         return runs.reopen(run, plain)
-    folder = runs.create(run)
+    folder = run if session.is_resuming and runs.is_unborn(run) else runs.create(run)
     runs.write_config(folder, plain)
     return folder
 
 
 def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     checkpoints = Checkpoints(folder)
     try:
         if session.is_resuming:
-            _resume(trainer, checkpoints, session, console)
+            _resume(trainer, checkpoints, folder, session, console)
         rows = trainer.position.history
         log = MetricsLog(folder, rows, is_writing_tensorboard=session.is_writing_tensorboard)
         with listening() as stop:
@@ -115,20 +117,31 @@ def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data
         try:
             if trainer.best is not None:
                 _freeze(net, folder, "best", trainer.best, data.input_shape)
-        except OSError as second:
-            error.add_note(f"The best weights so far could not be written either: {second}")
+        except Exception as second:
+            error.add_note(f"The best weights so far could not be frozen either: {second}")
         raise
     finally:
         checkpoints.close()
 
 
-def _resume(trainer: Trainer, checkpoints: Checkpoints, session: Session, console: Console) -> None:
+def _resume(
+    trainer: Trainer, checkpoints: Checkpoints, folder: Path, session: Session, console: Console
+) -> None:
     snapshot = checkpoints.restore(session.resume_step)
     if snapshot is None:
+        if (folder / "summary.json").exists() or any(folder.glob("weights/*.safetensors")):
+            raise ValueError(
+                f"{folder} holds trained weights and no checkpoint to go on from: its checkpoints "
+                "were removed. Nothing was touched; to train again, choose another --run."
+            )
         console.print("no finished checkpoint yet: starting from the beginning")
         return
-    checkpoints.set_aside_after(snapshot.step)
     trainer.restore(snapshot)
+    later = [step for step in checkpoints.steps() if step > snapshot.step]
+    if later:
+        place = runs.set_aside(folder, later)
+        checkpoints.reload()
+        console.print(f"what came after step {snapshot.step} now lies in {escape(str(place))}")
     console.print(f"resumed at step {snapshot.step}")
 
 
@@ -204,6 +217,10 @@ def _plain_config(
     return {
         "gloro_jax": __version__,
         "model": dataclasses.asdict(net) if isinstance(net, ModelConfig) else None,
+        # For a network of one's own: its fields, without addresses that change with the process.
+        "network": None
+        if isinstance(net, ModelConfig)
+        else re.sub(" at 0x[0-9a-f]+", "", repr(net)),
         "data": {
             "name": data.name,
             **origin,

@@ -103,9 +103,46 @@ def no_test(tree):
     shutil.rmtree(tree / "test")
 
 
+def sixteen_bits_rgb(tree):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + bytes(5 * 6) for _ in range(6))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0))
+    png += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tree / "train" / "dog" / "2.png").write_bytes(png)
+
+
+def animated(tree):
+    frames = [Image.fromarray(picture(i)) for i in range(3)]
+    path = tree / "train" / "dog" / "2.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+
+
+def two_tests(tree):
+    shutil.copytree(tree / "test", tree / "val")
+
+
+def test_numbered_class_folders_are_in_the_order_of_their_numbers(tree, tmp_path):
+    for split in ("train", "test"):
+        (tree / split / "cat").rename(tree / split / "10")
+        (tree / split / "dog").rename(tree / split / "2")
+    splits, names = read(tree, tmp_path)
+    assert names == ("2", "10")
+    np.testing.assert_array_equal(splits["train"][0][0], picture(10))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (sixteen_bits_rgb, r"dog/2\.png has pixels of mode RGB with 16 bits"),
+        (animated, r"dog/2\.gif is an animation"),
+        (two_tests, "has test and val, and only one can be the test split"),
         (break_image, r"dog/2\.png is a damaged image"),
         (break_header, r"dog/2\.png cannot be opened as an image"),
         (sixteen_bits, r"dog/2\.png has pixels of mode I;16"),

@@ -73,3 +73,18 @@ def test_a_pickle_is_not_opened(tmp_path):
         with pytest.raises(ValueError, match=name):
             read_npz(tmp_path / name)
     assert not (tmp_path / "executed").exists()
+
+
+def test_members_that_are_no_arrays_and_sizes_that_cannot_be_are_refused(tmp_path):
+    import zipfile
+
+    path = write(tmp_path / "odd.npz")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", "hello")
+    with pytest.raises(ValueError, match=r"odd\.npz is damaged, or no \.npz"):
+        read_npz(path)
+    header = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (%d,), }"
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("x_test.npy", (header % 2**50).ljust(127) + b"\n")
+    with pytest.raises(ValueError, match=r"huge\.npz"):
+        read_npz(tmp_path / "huge.npz")

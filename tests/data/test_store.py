@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 from gloro_jax.data import DataConfig, open_data, prepare, store
-from gloro_jax.data.sources import open_split
+from gloro_jax.data.sources import open_test_split
 
 
 def arrays(channels=3, count=40):
@@ -169,7 +169,7 @@ def test_to_certify_a_test_split_is_enough(tmp_path):
     path = tmp_path / "only_test.npz"
     x, y = arrays()
     np.savez(path, x_test=x, y_test=y)
-    assert len(open_split(DataConfig(str(path)), "test")) == 40
+    assert len(open_test_split(DataConfig(str(path)))[0]) == 40
     with pytest.raises(ValueError, match="has no train split"):
         open_data(DataConfig(str(path)))
 
@@ -182,3 +182,36 @@ def test_too_few_class_names_are_refused(tmp_path):
         prepare("mine", source=path, directory=tmp_path)
     with pytest.raises(ValueError, match="Labels run from 0 to 1"):
         open_data(DataConfig(str(path)))
+
+
+def test_a_hostile_folder_executes_nothing(npz, tmp_path, monkeypatch):
+    """TFDS imports the classes that features.json names; we never let it."""
+    (tmp_path / "evilmod.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = prepare("mine", source=npz, directory=tmp_path)
+    features = json.loads((folder / "features.json").read_text())
+    features["pythonClassName"] = "evilmod.Feature"
+    (folder / "features.json").write_text(json.dumps(features))
+    told = json.loads((folder / "contents.json").read_text())
+    told["files"] = {}
+    (folder / "contents.json").write_text(json.dumps(told))
+    try:
+        open_data(DataConfig("mine", directory=str(tmp_path)))
+    finally:
+        assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"splits": 3}'])
+def test_contents_without_their_fields_are_refused(content, npz, tmp_path):
+    folder = prepare("mine", source=npz, directory=tmp_path)
+    (folder / "contents.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cannot be read \(it lacks"):
+        store.read("mine", tmp_path)
+
+
+def test_a_set_without_known_names_numbers_its_classes(tmp_path):
+    path = tmp_path / "f.npz"
+    x, y = arrays()
+    np.savez(path, x_train=x, y_train=0 * y, x_test=x, y_test=0 * y)
+    prepare("mine", source=path, directory=tmp_path)
+    assert open_data(DataConfig("mine", directory=str(tmp_path))).class_names == ("0", "1")

@@ -115,8 +115,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_what_was_there(
 
 
 def test_a_log_whose_last_line_was_cut_off_is_read(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    assert read_metrics(tmp_path) == [{"epoch": 1}]
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"epoch": 1, "step": 9, "train": {}, "validation": {}}\n{"epo'
+    )
+    assert read_metrics(tmp_path) == [{"epoch": 1, "step": 9, "train": {}, "validation": {}}]
 
 
 def test_a_config_that_could_not_be_read_back_is_refused_first(tiny_data, tmp_path):
@@ -158,3 +160,22 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_data, tmp_
     with pytest.raises(ValueError, match="got 7 channels"):
         gj.training.fit(odd, tiny_data, CONFIG, run=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_training_metrics_are_those_of_all_batches(tiny_data, tmp_path):
+    """With weights that stand still and batches that cover the split, they are the split's own."""
+    still = dataclasses.replace(CONFIG, epochs=1, batch_size=20, learning_rate=1e-9)
+    result = gj.training.fit(MODEL, tiny_data, still, run=tmp_path / "run")
+    report = gj.evaluation.verified_robust_accuracy(
+        result.frozen, [(tiny_data.train.images, tiny_data.train.labels)], epsilon=0.3
+    )
+    assert len(tiny_data.train) % 20 == 0
+    assert result.history[0]["train"]["clean"] == pytest.approx(report.clean_accuracy, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": 1e39}, {"epsilon": 1e-50}, {"learning_rate": 1e20}, {"seed": 2**70}]
+)
+def test_numbers_that_float32_cannot_hold_are_refused(changes):
+    with pytest.raises(ValueError, match="must be"):
+        dataclasses.replace(CONFIG, **changes)

@@ -110,6 +110,77 @@ def test_resuming_a_finished_run_changes_nothing(tiny_data, whole, tmp_path):
     assert_same_run(run, whole)
 
 
+def test_stepping_back_in_a_finished_run_leaves_no_mixture(
+    tiny_data, whole, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    early = tmp_path / "early"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 29)
+        with pytest.raises(Interrupted):
+            resume(tiny_data, early)
+    shutil.copytree(early / "checkpoints" / "30", run / "checkpoints" / "30")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 31)
+        with pytest.raises(Interrupted):
+            resume(tiny_data, run, resume_step=30)
+    assert "what came after step 30 now lies in" in capsys.readouterr().err
+    assert not (run / "summary.json").exists()
+    assert not (run / "weights" / "last.safetensors").exists()
+    assert len(runs.read_metrics(run)) == 5
+    aside = run / "set-aside" / "1"
+    assert len(runs.read_metrics(aside)) == 6
+    assert (aside / "weights" / "last.safetensors").exists()
+    assert (aside / "summary.json").exists()
+    resume(tiny_data, run)
+    assert_same_run(run, whole)
+
+
+def test_a_finished_run_that_lost_its_checkpoints_is_not_begun_again(tiny_data, whole, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ValueError, match=r"checkpoints were removed\. Nothing was touched"):
+        resume(tiny_data, run)
+    assert len(runs.read_metrics(run)) == 6
+    assert gj.load(run).digest == gj.load(whole.run).digest
+
+
+def test_a_run_that_died_while_being_created_can_be_resumed(tiny_data, whole, tmp_path):
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    (run / "config.json.partial").write_text("{")
+    resume(tiny_data, run)
+    assert_same_run(run, whole)
+
+
+def test_a_network_of_ones_own_must_be_the_same(tiny_data, tmp_path, monkeypatch):
+    run, session = tmp_path / "run", Session(is_resuming=True)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10)
+        with pytest.raises(Interrupted):
+            gj.training.fit(MODEL.build(), tiny_data, CONFIG, run=run, session=session)
+    other = dataclasses.replace(MODEL, activation="relu").build()
+    with pytest.raises(ValueError, match="network: GloroNet"):
+        gj.training.fit(other, tiny_data, CONFIG, run=run, session=session)
+    result = gj.training.fit(MODEL.build(), tiny_data, CONFIG, run=run, session=session)
+    assert len(result.history) == 6
+
+
+def test_what_cannot_be_frozen_does_not_hide_why_training_stopped(tiny_data, tmp_path, monkeypatch):
+    from gloro_jax.training import loop
+
+    def fail(*arguments, **options):
+        raise ValueError("the bound is infinite")
+
+    monkeypatch.setattr(loop, "freeze", fail)
+    stop_at(monkeypatch, 10)
+    with pytest.raises(Interrupted, match="--resume") as caught:
+        resume(tiny_data, tmp_path / "run")
+    assert "the bound is infinite" in caught.value.__notes__[0]
+
+
 CHILD = """
 import sys, jax
 import gloro_jax as gj
@@ -218,7 +289,7 @@ def test_a_damaged_checkpoint_is_named_and_never_passed_over(tiny_data, whole, i
         resume(tiny_data, interrupted, resume_step=12)
     resume(tiny_data, interrupted, resume_step=11)
     assert_same_run(interrupted, whole)
-    assert (interrupted / "set-aside" / "20").exists()
+    assert (interrupted / "set-aside" / "1" / "checkpoints" / "20").exists()
 
 
 def test_another_config_is_refused_with_the_difference(tiny_data, interrupted):

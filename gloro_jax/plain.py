@@ -1,0 +1,59 @@
+"""Plain data, as JSON knows it, into config dataclasses and out of them; nothing is executed."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, Literal
+
+
+def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
+    """A config dataclass from what `json.loads` returned, strictly.
+
+    Raises:
+        ValueError: if a field is unknown (the near ones are named) or has the wrong type.
+    """
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where} must be an object, got {plain!r}.")
+    fields = typing.get_type_hints(cls)
+    for name in plain:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields) or sorted(fields)
+            raise ValueError(f"{where} has no field {name!r}; did you mean {', '.join(near)}?")
+    values = {
+        name: _typed(fields[name], value, where=f"{where}.{name}") for name, value in plain.items()
+    }
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}.") from None
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as one level, "training.augmentation.crop": 4."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        path: leaf
+        for name, value in tree.items()
+        for path, leaf in flat(value, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _typed(kind: Any, value: Any, *, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return from_plain(kind, value, where=where)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            return tuple(_typed(k, v, where=where) for k, v in zip(kinds, value, strict=True))
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin in (typing.Union, types.UnionType) and value is None and type(None) in arguments:
+        return None
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise ValueError(f"{where} must be {kind}, got {value!r}.")

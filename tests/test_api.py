@@ -64,8 +64,8 @@ def test_signatures():
 def test_names():
     public = {name for name in dir(gj) if not name.startswith("_")}
     internal = {"certify", "freeze", "activations", "frozen_net", "gloro", "lipschitz", "margins",
-                "plain", "platforms", "pytrees", "schedules", "runs", "importlib", "Any", "TYPE_CHECKING",
-                "cli", "jaxtyping", "version"}  # fmt: skip
+                "plain", "platforms", "pytrees", "schedules", "runs", "importlib", "Any",
+                "TYPE_CHECKING", "cli", "jaxtyping", "version"}  # fmt: skip
     assert public - (internal - NAMES) == NAMES
 
 

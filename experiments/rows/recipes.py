@@ -39,10 +39,10 @@ def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any
     report = gj.evaluation.verified_robust_accuracy(
         frozen, [(test.images, test.labels)], epsilon=epsilon
     )
-    inside = gj.evaluation.attack(
-        frozen, test.images[:attacked], radii=report.radii[:attacked], steps=steps
-    )
-    at = gj.evaluation.attack(frozen, test.images[:attacked], radii=epsilon, steps=steps)
+    chosen = np.random.default_rng(0).permutation(len(test))[:attacked]
+    images, effort = test.images[chosen], {"steps": steps, "restarts": 1}
+    inside = gj.evaluation.attack(frozen, images, radii=report.radii[chosen], **effort)
+    at = gj.evaluation.attack(frozen, images, radii=epsilon, **effort)
     tight = gj.evaluation.tightness(frozen, test.images)
     summary = read_summary(run)
     ratios = [pair["estimate"] / pair["guaranteed"] for pair in summary["norms"].values()]
@@ -54,10 +54,10 @@ def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any
         "count": report.count,
         "clean": report.clean_accuracy,
         "vra": report.vra,
-        "attacked": attacked,
+        "attacked": len(chosen),
         "attack_steps": steps,
         "refuted": inside.successes,
-        "left_by_attack": float((report.is_correct[:attacked] & ~at.is_success).mean()),
+        "left_by_attack": float((report.is_correct[chosen] & ~at.is_success).mean()),
         "tightness": tight.ratio,
         "lowest_estimate_over_guaranteed": min(ratios),
         "digest": frozen.digest,

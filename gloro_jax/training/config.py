@@ -8,7 +8,7 @@ from gloro_jax.data.augment import Augmentation
 from gloro_jax.losses import LossName
 from gloro_jax.schedules import check_schedule
 
-_TINY = 1e-9  # float32 holds what stays within this and its inverse
+_TINY, _HUGE = 1e-9, 1e9  # what stays between these, float32 holds
 
 OptimizerName = Literal["adam", "nadam"]
 
@@ -65,8 +65,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value}.")
-            if not _TINY <= value <= 1 / _TINY:
-                raise ValueError(f"{name} must be between {_TINY} and {1 / _TINY:g}, got {value}.")
+            if not _TINY <= value <= _HUGE:
+                raise ValueError(f"{name} must be between {_TINY:g} and {_HUGE:g}, got {value}.")
         for name in ("epochs", "batch_size", "microbatches", "power_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

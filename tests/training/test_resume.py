@@ -365,6 +365,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tiny_data, whole, interrupted):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(interrupted)], capture_output=True, text=True, check=False
@@ -375,6 +376,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(tiny_data, whole, interru
     assert_same_run(interrupted, whole)
 
 
+@pytest.mark.slow
 def test_event_files_and_a_profile_on_request(tiny_data, tmp_path):
     session = Session(is_writing_tensorboard=True, is_profiling=True)
     result = gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run", session=session)

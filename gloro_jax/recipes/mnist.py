@@ -19,7 +19,7 @@ def mnist_2c2f() -> Recipe:
 
 
 def mnist_4c3f() -> Recipe:
-    """MNIST, l2 1.58, 4C3F (paper: VRA 62.8, 300 epochs).
+    """MNIST, l2 1.58, 4C3F: VRA 50, clean 94 (paper 62.8, 300 epochs); 20 min on 2 CPU cores.
 
     Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021, with EMMA.
     """
@@ -28,7 +28,7 @@ def mnist_4c3f() -> Recipe:
 
 
 def fashion_2c2f() -> Recipe:
-    """Fashion-MNIST, l2 0.3, 2C2F.
+    """Fashion-MNIST, l2 0.3, 2C2F: VRA 79.2, clean 88.3; 3 min on 2 CPU cores.
 
     The network of Leino et al. 2021, who do not report this data set; no figure to compare with.
     """

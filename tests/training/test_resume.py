@@ -66,6 +66,14 @@ def assert_same_run(run, whole):
     assert gj.load(run, checkpoint="last").digest == gj.load(whole.run, checkpoint="last").digest
 
 
+@pytest.fixture(autouse=True)
+def heeds_ctrl_c():
+    """A shell that starts the tests with & tells them to ignore SIGINT, and training obeys that."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 def stop_at(monkeypatch, step, number=signal.SIGINT):
     """Sends this process a real signal after a given step."""
     honest = Trainer._settle

@@ -30,6 +30,7 @@ from gloro_jax.margins import certified_radius as certified_radius
 from gloro_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from gloro_jax import certificates as certificates
     from gloro_jax import data as data
     from gloro_jax import evaluation as evaluation
     from gloro_jax import recipes as recipes
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gloro_jax import training as training
     from gloro_jax.runs import load as load
 
-_LAZY_MODULES = ("data", "evaluation", "recipes", "testing", "training")
+_LAZY_MODULES = ("certificates", "data", "evaluation", "recipes", "testing", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gloro_jax.gloro import FrozenHead, GloroNet
+from gloro_jax.gloro import FrozenHead, GloroNet, run_body
 from gloro_jax.layers.base import Frozen, FrozenLinear
+from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import GloroLogits
 
 
@@ -102,6 +103,26 @@ class FrozenNet:
             for path, node in _named_nodes(self._frozen)
             if isinstance(node, FrozenLinear)
         }
+
+    def steps(self) -> Steps:
+        """What the body does, noted by its own forward code; nothing is computed.
+
+        Raises:
+            ValueError: if layers run inside a loop of JAX, where they cannot be told apart.
+        """
+
+        def run(x: Any) -> Any:
+            variables = {"frozen": self._frozen}
+            return self.net.apply(variables, x, rule=Frozen(), is_noting=True, method=run_body)
+
+        try:
+            noted: Any = jax.eval_shape(run, jnp.zeros((1, *self.input_shape), jnp.float32))
+        except TypeError as error:
+            raise ValueError(
+                "The layers of this network cannot be listed: they run inside nn.scan or another "
+                f"loop of JAX. Write them one after another. ({str(error).splitlines()[0]})"
+            ) from None
+        return noted.steps
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""

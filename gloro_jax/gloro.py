@@ -141,14 +141,28 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
     example = jnp.zeros((1, *input_shape), jnp.float32)
 
-    def run_body(net: GloroNet, x: Any) -> Bounded:  # the head may not fit another image size
-        rule = PowerIteration(steps=1)
-        entered = Bounded.enter(x, kind=rule.kind, rule=rule, is_training=False, dtype=jnp.float32)
-        return net.body(entered)
-
     def fresh(kept: Any, key: Any) -> Any:
-        rngs = {"params": key}
-        made = net.apply(kept, example, method=run_body, mutable=["spectral"], rngs=rngs)[1]
-        return made["spectral"]
+        made = net.apply(
+            kept,
+            example,
+            rule=PowerIteration(steps=1),
+            method=run_body,  # the head may not fit another image size
+            mutable=["spectral"],
+            rngs={"params": key},
+        )
+        return made[1]["spectral"]
 
     return {**kept, "spectral": jax.jit(fresh)(kept, key)}
+
+
+def run_body(net: GloroNet, x: Any, *, rule: NormRule, is_noting: bool = False) -> Bounded:
+    """The body's output before the head, for `net.apply(..., method=run_body)`."""
+    entered = Bounded.enter(
+        x,
+        kind=rule.kind,
+        rule=rule,
+        is_training=False,
+        dtype=jnp.float32,
+        is_noting=is_noting,
+    )
+    return net.body(entered)

@@ -8,7 +8,7 @@ SIGNATURES = {
     "power_iteration": "(linear, vector, *, steps)",
     "matrix_norm": "(matrix)",
     "conv_norm": "(kernel, *, image_size, strides, padding, groups)",
-    "Bounded.apply": "(self, fn, *, lipschitz)",
+    "Bounded.apply": "(self, fn, *, lipschitz, step)",
     "Bounded.add": "(a, b)",
     "GloroNet.__call__": "(self, x, *, norms, is_training)",
     "init_spectral": "(net, variables, *, key, input_shape)",
@@ -33,12 +33,17 @@ SIGNATURES = {
     "data.from_arrays": "(train, test, *, validation, seed, name, class_names, origin)",
     "data.open_data": "(config)",
     "data.prepare": "(name, *, source, directory, resize, is_overwriting, on_progress)",
+    "certificates.write": (
+        "(frozen, images, labels, *, epsilon, out, has_inputs, source, on_progress)"
+    ),
+    "certificates.check": "(path, *, data, run)",
+    "certificates.describe": "(frozen)",
     "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
 }
 NAMES = {
     "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet", "PowerIteration",
-    "UpperBound", "bottom_logit", "certified_radius", "certify", "conv_norm", "data", "evaluation",
-    "freeze", "init_spectral", "layers", "load", "losses", "matrix_norm", "models",
+    "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify", "conv_norm", "data",
+    "evaluation", "freeze", "init_spectral", "layers", "load", "losses", "matrix_norm", "models",
     "power_iteration", "recipes", "testing", "training",
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from gloro_jax import runs
+from gloro_jax import certificates, runs
 from gloro_jax.cli.words import parse
 from gloro_jax.data.dataset import DataConfig, Split
 from gloro_jax.data.sources import open_data, open_test_split
@@ -29,14 +29,14 @@ class Selection:
     Attributes:
         data: the run's own data, unless this names a prepared set or an .npz file.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
-        epsilon: the l2 radius, images in [0, 1]; the run's own unless given.
+        epsilon: the l2 radius, images in [0, 1], 0.3 or 36/255; the run's own unless given.
         split: which images; "test" is for reporting, "validation" for choosing.
         checkpoint: "best" by validation, or "last".
     """
 
     data: str | None = None
     data_dir: Path | None = None
-    epsilon: float | None = None
+    epsilon: str | None = None
     split: Literal["test", "validation", "train"] = "test"
     checkpoint: Literal["best", "last"] = "best"
 
@@ -45,13 +45,20 @@ class Selection:
 class CertifyOptions(Selection):
     """Certify images with the guaranteed bounds stored in a run.
 
+    With --out, also write a certificate file: a theorem about the stored weights, float64 rounding
+    counted, that `gloro-jax check`, or check_certificate.py without this library, proves again.
+
     Attributes:
         run: the run folder.
         save: also write labels, predictions, radii and decisions to this .npz file.
+        out: also write a certificate file (docs/certificates.md); it must not exist.
+        inputs: whether the images travel in it; --no-inputs leaves their digest.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     save: Path | None = None
+    out: Path | None = None
+    inputs: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,8 @@ class Opened(NamedTuple):
 def certify(words: list[str]) -> int:
     """`gloro-jax certify`."""
     options: CertifyOptions = parse(CertifyOptions, "certify", words)
+    if options.out is not None and options.out.exists():
+        raise FileExistsError(f"--out takes a new file, and {options.out} exists.")
     if options.save is not None and (options.save.suffix != ".npz" or options.save.exists()):
         raise ValueError(f"--save takes a new file that ends in .npz, got {options.save}.")
     opened = open_run(options.run, options)
@@ -107,7 +116,39 @@ def certify(words: list[str]) -> int:
         arrays = {name: getattr(report, name) for name in fields}
         np.savez(options.save, epsilon=opened.epsilon, **arrays)  # type: ignore[arg-type]
         console.print(f"Every example's certificate: {escape(str(options.save))}")
+    if options.out is not None:
+        written = _write_file(opened, options.out, options)
+        console.print(
+            f"Certificate file: {escape(str(written.path))}. It proves K <= {written.lipschitz:.6g}"
+            f" and VRA {written.vra:.4f}; with the K of certify, {opened.frozen.lipschitz:.6g}, VRA"
+            f" is {report.vra:.4f}. Check it: gloro-jax check {escape(str(written.path))}",
+            soft_wrap=True,
+        )
     return 0
+
+
+def _write_file(opened: Opened, out: Path, options: CertifyOptions) -> certificates.Written:
+    layers, points = len(opened.frozen.layer_norms()), len(opened.split)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks = {
+            "layer": bar.add_task("proving norms", total=layers),
+            "point": bar.add_task("proving points", total=points),
+        }
+        return certificates.write(
+            opened.frozen,
+            opened.split.images,
+            opened.split.labels,
+            epsilon=opened.epsilon if options.epsilon is None else options.epsilon,
+            out=out,
+            has_inputs=options.inputs,
+            source={
+                "run": options.run.name,
+                "checkpoint": options.checkpoint,
+                "data": opened.source,
+                "split": options.split,
+            },
+            on_progress=lambda what, done: bar.advance(tasks[what], done),
+        )
 
 
 def attack(words: list[str]) -> int:
@@ -136,7 +177,7 @@ def open_run(run: Path, selection: Selection) -> Opened:
     """
     config = runs.read_config(run, sections=("data", "training"))
     frozen = runs.load(run, checkpoint=selection.checkpoint)
-    data = _data_config(run, config, selection)
+    data = data_config(run, config, data=selection.data, directory=selection.data_dir)
     radius = config["training"]["epsilon"] if selection.epsilon is None else selection.epsilon
     if selection.split == "test":
         split, names = open_test_split(data)
@@ -155,21 +196,25 @@ def open_run(run: Path, selection: Selection) -> Opened:
             "different things. Number the classes alike."
         )
     source = f"{Path(data.source).name}, {selection.split} split"
-    return Opened(frozen, split, float(radius), source, f"{run}, {source}")
+    return Opened(
+        frozen, split, float(certificates.as_fraction(radius)), source, f"{run}, {source}"
+    )
 
 
-def _data_config(run: Path, config: dict[str, Any], selection: Selection) -> DataConfig:
+def data_config(
+    run: Path, config: dict[str, Any], *, data: str | None, directory: Path | None
+) -> DataConfig:
     """What to certify on: the user's choice, or what the run was trained on."""
     stored = {k: v for k, v in config["data"].items() if k in DataConfig.__dataclass_fields__}
-    if selection.data is not None:
-        stored["source"] = selection.data
+    if data is not None:
+        stored["source"] = data
     if stored.get("source") is None:
         raise ValueError(
             f"{run} was trained on arrays of your own: name a file with --data FILE.npz, or "
             "certify from Python: gj.evaluation.verified_robust_accuracy(gj.load(run), ...)."
         )
-    if selection.data_dir is not None:
-        stored["directory"] = str(selection.data_dir)
+    if directory is not None:
+        stored["directory"] = str(directory)
     return from_plain(DataConfig, stored, where="data")
 
 

@@ -16,6 +16,7 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax data list|show|prepare   which data sets are there; prepare one, once
   gloro-jax train RECIPE --run DIR   train a network and keep it, frozen, in a folder DIR
   gloro-jax certify DIR              certify the test images of a run, with guaranteed bounds
+  gloro-jax check FILE               prove a certificate file again (certify DIR --out FILE)
   gloro-jax attack DIR               search for a change of prediction inside certified radii
   gloro-jax report DIR...            one page per run, or one that compares several
 
@@ -26,7 +27,7 @@ _RUN_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with status 2 on bad input, 1 on a refuted certificate."""
+    """Runs one command; exits with 2 on bad input, 1 on a refuted or unproved certificate."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
@@ -57,6 +58,7 @@ _FILES = {
     "demo": "train",
     "certify": "evaluate",
     "attack": "evaluate",
+    "check": "check",
     "report": "report",
     "data": "data",
 }

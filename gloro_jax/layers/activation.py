@@ -1,11 +1,14 @@
 """Activation layers: the functions of `gloro_jax.activations`, all 1-Lipschitz."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from gloro_jax.activations import Order, Pairing, minmax, smooth_abs, smooth_minmax
 from gloro_jax.layers.base import LipschitzLayer, check_bounded
 from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.lipschitz.steps import Step
 
 
 class MinMax(LipschitzLayer):
@@ -22,7 +25,9 @@ class MinMax(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer; raises a ValueError for an odd number of channels."""
         check_bounded(x, self)
-        return x.apply(lambda v: minmax(v, pairing=self.pairing, order=self.order), lipschitz=1.0)
+        options: Any = {"pairing": self.pairing, "order": self.order}
+        step = Step.of("minmax", **options)
+        return x.apply(lambda v: minmax(v, **options), lipschitz=1.0, step=step)
 
 
 class ReLU(LipschitzLayer):
@@ -31,7 +36,7 @@ class ReLU(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer."""
         check_bounded(x, self)
-        return x.apply(jax.nn.relu, lipschitz=1.0)
+        return x.apply(jax.nn.relu, lipschitz=1.0, step=Step.of("relu"))
 
 
 class Abs(LipschitzLayer):
@@ -40,7 +45,7 @@ class Abs(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer."""
         check_bounded(x, self)
-        return x.apply(jnp.abs, lipschitz=1.0)
+        return x.apply(jnp.abs, lipschitz=1.0, step=Step.of("abs"))
 
 
 class SmoothMinMax(LipschitzLayer):
@@ -55,7 +60,8 @@ class SmoothMinMax(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer; raises a ValueError for an odd number of channels."""
         check_bounded(x, self)
-        return x.apply(lambda v: smooth_minmax(v, softness=self.softness), lipschitz=1.0)
+        step = Step.of("smooth_minmax", softness=self.softness, pairing="halves")
+        return x.apply(lambda v: smooth_minmax(v, softness=self.softness), lipschitz=1.0, step=step)
 
 
 class SmoothAbs(LipschitzLayer):
@@ -70,4 +76,5 @@ class SmoothAbs(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer."""
         check_bounded(x, self)
-        return x.apply(lambda v: smooth_abs(v, softness=self.softness), lipschitz=1.0)
+        step = Step.of("smooth_abs", softness=self.softness)
+        return x.apply(lambda v: smooth_abs(v, softness=self.softness), lipschitz=1.0, step=step)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from gloro_jax.lipschitz.bounded import Bounded, Kind
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, random_direction
 from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.lipschitz.steps import Step
 from gloro_jax.pytrees import pytree_dataclass
 
 
@@ -100,13 +101,20 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
         if isinstance(x.rule, Frozen):
             entry: FrozenLinear = frozen_entry(self, "linear")
             run = _runner(entry.linear, precision=jax.lax.Precision.HIGHEST)
-            return x.apply(run, lipschitz=UpperBound(entry.norm))
+            return x.apply(run, lipschitz=UpperBound(entry.norm), step=self._step(entry.linear))
         linear = make()
         run = _runner(linear, precision=None)
         if isinstance(x.rule, Collect):
             self.sow("operators", "linear", linear, init_fn=_nothing, reduce_fn=_same_geometry)
             return x.apply(run, lipschitz=Estimate(jnp.inf))  # not looked at
         return x.apply(run, lipschitz=self._estimate(linear.operator, x.rule))
+
+    def _step(self, linear: Linear) -> Step | None:
+        # The names under which a FrozenNet keeps these arrays.
+        layer = "/".join(self.path)
+        bias = None if linear.bias is None else f"{layer}/linear/linear/bias"
+        kernel = f"{layer}/linear/linear/operator/kernel"
+        return linear.operator.step(layer, kernel=kernel, bias=bias)
 
     def _estimate(self, operator: Operator, rule: PowerIteration) -> Any:
         shape = operator.input_shape

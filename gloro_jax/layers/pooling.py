@@ -11,6 +11,7 @@ from gloro_jax.layers.base import LipschitzLayer, check_bounded
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import Padding, Pads, Pair, as_pair, resolve_padding
 from gloro_jax.lipschitz.rounding import up
+from gloro_jax.lipschitz.steps import Step
 from gloro_jax.lipschitz.upper import average_pool_norm
 
 
@@ -46,7 +47,8 @@ class AveragePool(LipschitzLayer):
             )
             return total / math.prod(window)
 
-        return x.apply(pool, lipschitz=bound)
+        geometry = {"image_size": size, "window": window, "strides": strides, "pads": pads}
+        return x.apply(pool, lipschitz=bound, step=Step.of("average_pool", **geometry))
 
 
 class MaxPool(LipschitzLayer):
@@ -92,7 +94,9 @@ class MaxPool(LipschitzLayer):
                 values, low, jax.lax.max, (1, *window, 1), (1, *strides, 1), full_pads
             )
 
-        return x.apply(pool, lipschitz=1.0)
+        size = (x.shape[1], x.shape[2])
+        geometry = {"image_size": size, "window": window, "strides": strides, "pads": pads}
+        return x.apply(pool, lipschitz=1.0, step=Step.of("max_pool", **geometry))
 
 
 class Flatten(LipschitzLayer):
@@ -102,7 +106,8 @@ class Flatten(LipschitzLayer):
         """Applies the layer."""
         check_bounded(x, self)
         features = math.prod(x.shape[1:])
-        return x.apply(lambda v: v.reshape(v.shape[0], features), lipschitz=1.0)
+        step = Step.of("flatten")
+        return x.apply(lambda v: v.reshape(v.shape[0], features), lipschitz=1.0, step=step)
 
 
 class SpaceToDepth(LipschitzLayer):
@@ -133,7 +138,7 @@ class SpaceToDepth(LipschitzLayer):
             split = v.reshape(-1, height, b, width, b, channels)
             return split.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, b * b * channels)
 
-        return x.apply(rearrange, lipschitz=1.0)
+        return x.apply(rearrange, lipschitz=1.0, step=Step.of("space_to_depth", block=b))
 
 
 class Normalize(LipschitzLayer):
@@ -175,7 +180,9 @@ class Normalize(LipschitzLayer):
         def standardise(v: jax.Array) -> jax.Array:
             return (v - mean.reshape(*lead, -1)) * factor.reshape(*lead, -1)
 
-        return x.apply(standardise, lipschitz=up(float(factor.max())))
+        # The executed numbers are float32; as float64 they are the same.
+        step = Step.of("normalize", mean=mean.tolist(), factor=factor.tolist())
+        return x.apply(standardise, lipschitz=up(float(factor.max())), step=step)
 
 
 def _windows(

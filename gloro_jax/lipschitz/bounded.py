@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from gloro_jax.lipschitz.norms import Estimate, UpperBound
 from gloro_jax.lipschitz.rounding import add_up, float32_up, multiply_up
+from gloro_jax.lipschitz.steps import Step, Steps, joined
 from gloro_jax.pytrees import pytree_dataclass
 
 Kind = Literal["estimate", "upper"]
@@ -35,12 +36,13 @@ _NOT_AN_ARRAY = (
 )
 
 
-@pytree_dataclass(static=("kind", "rule", "is_training"))
+@pytree_dataclass(static=("kind", "rule", "is_training", "steps"))
 class Bounded:
     """An activation and the Lipschitz bound of the map that produced it.
 
     Layers read `shape`, `rule` (how norms are obtained) and `is_training`; the activation itself
-    is reached through `apply` only.
+    is reached through `apply` only. `steps` is what was applied so far, where somebody asked for
+    it, and None otherwise.
     """
 
     _value: Any
@@ -49,9 +51,12 @@ class Bounded:
     kind: Kind
     rule: Any
     is_training: bool
+    steps: Steps | None = None
 
     @staticmethod
-    def enter(x: Array, *, kind: Kind, rule: Any, is_training: bool, dtype: Any) -> "Bounded":
+    def enter(
+        x: Array, *, kind: Kind, rule: Any, is_training: bool, dtype: Any, is_noting: bool = False
+    ) -> "Bounded":
         """Wraps a network's input: the identity has Lipschitz constant 1.
 
         Args:
@@ -60,15 +65,19 @@ class Bounded:
             rule: the norm rule, hashable, that layers will find in `rule`.
             is_training: what layers will find in `is_training`.
             dtype: of the bound.
+            is_noting: whether `steps` are noted.
         """
-        return Bounded(x, jnp.ones((), dtype), jnp.float32(_SEAL), kind, rule, is_training)
+        steps = () if is_noting else None
+        return Bounded(x, jnp.ones((), dtype), jnp.float32(_SEAL), kind, rule, is_training, steps)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The activation's shape, batch first."""
         return tuple(self._value.shape)
 
-    def apply(self, fn: Callable[[Any], Any], *, lipschitz: Constant) -> "Bounded":
+    def apply(
+        self, fn: Callable[[Any], Any], *, lipschitz: Constant, step: Step | None = None
+    ) -> "Bounded":
         """The activation after `fn`, with the bound multiplied by `lipschitz`.
 
         Args:
@@ -76,6 +85,8 @@ class Bounded:
                 example by itself.
             lipschitz: a constant of `fn` in the l2 norm: a Python number that is a proved bound,
                 an `UpperBound`, or an `Estimate` (which makes the whole product an estimate).
+            step: what `fn` is, in the words of the certificate format. Without it the network
+                trains and certifies, and has no certificate file.
 
         Raises:
             TypeError: if `lipschitz` is a bare array or of another type, or `fn` does not return
@@ -96,7 +107,8 @@ class Bounded:
             )
         multiply = multiply_up if kind == "upper" else operator.mul
         bound = multiply(self._lipschitz, constant)
-        return Bounded(value, bound, self._seal, kind, self.rule, self.is_training)
+        steps = None if self.steps is None else (*self.steps, step or Step(None))
+        return Bounded(value, bound, self._seal, kind, self.rule, self.is_training, steps)
 
     @staticmethod
     def add(a: "Bounded", b: "Bounded") -> "Bounded":
@@ -117,7 +129,8 @@ class Bounded:
         add = add_up if kind == "upper" else operator.add
         total = add(a._lipschitz, b._lipschitz)
         seal = jnp.where(b._seal == _SEAL, a._seal, jnp.nan)
-        return Bounded(a._value + b._value, total, seal, kind, a.rule, a.is_training)
+        steps = None if a.steps is None or b.steps is None else joined(a.steps, b.steps)
+        return Bounded(a._value + b._value, total, seal, kind, a.rule, a.is_training, steps)
 
     def leave(self) -> tuple[Float[Array, "batch ..."], Estimate | UpperBound]:
         """The activation and its bound, apart. Only `GloroNet` may call this; a test checks it."""

@@ -15,6 +15,7 @@ import numpy as np
 from gloro_jax.lipschitz.geometry import Pads, Pair, output_size
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, power_iteration
 from gloro_jax.lipschitz.rounding import up
+from gloro_jax.lipschitz.steps import Step
 from gloro_jax.lipschitz.upper import conv_norm, matrix_norm
 from gloro_jax.pytrees import pytree_dataclass
 
@@ -43,6 +44,17 @@ class Operator(abc.ABC):
     def norm(self) -> UpperBound:
         """A guaranteed bound of the spectral norm, on the host; `kernel` must be concrete."""
 
+    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step | None:
+        """The operator in the words of the certificate format; None if it has none.
+
+        Args:
+            layer: its name.
+            kernel: the name of the kernel's array.
+            bias: the name of the bias's array, if one is added.
+        """
+        del layer, kernel, bias
+        return None
+
     def estimate(self, vector: Any, *, steps: int) -> Estimate:
         """The spectral norm from below, by `steps` rounds of power iteration."""
         return power_iteration(lambda v: self(v[None])[0], vector, steps=steps)
@@ -63,6 +75,10 @@ class Matrix(Operator):
     def __call__(self, values: Any, *, precision: Any = None) -> Any:
         """(batch, in) to (batch, out)."""
         return jnp.matmul(values, self.kernel, precision=precision)
+
+    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+        """A "dense" layer."""
+        return Step.of("dense", layer=layer, kernel=kernel, bias=bias)
 
     def norm(self) -> UpperBound:
         """The bound of `matrix_norm`."""
@@ -109,6 +125,13 @@ class Convolution(Operator):
             precision=precision,
         )
 
+    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+        """A "conv" layer with its geometry."""
+        geometry = {
+            name: getattr(self, name) for name in ("image_size", "strides", "pads", "groups")
+        }
+        return Step.of("conv", layer=layer, kernel=kernel, bias=bias, **geometry)
+
     def norm(self) -> UpperBound:
         """The bound of `conv_norm` at this image size, stride and padding."""
         return conv_norm(
@@ -137,6 +160,10 @@ class Scaling(Operator):
         """Multiplies."""
         del precision
         return values * self.kernel
+
+    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+        """A "scale" layer."""
+        return Step.of("scale", layer=layer, kernel=kernel, bias=bias)
 
     def norm(self) -> UpperBound:
         """The absolute value: a factor of -2 stretches by 2."""

@@ -1,0 +1,47 @@
+"""A frozen network in the words of the certificate format: steps, and names of arrays."""
+
+from typing import Any
+
+import numpy as np
+
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.lipschitz.steps import Steps
+
+_HEAD = {"kernel": "head/head/kernel", "bias": "head/head/bias"}
+
+
+def describe(frozen: FrozenNet) -> dict[str, Any]:
+    """The network as JSON holds it.
+
+    Returns:
+        "network" (the steps of the body), "head" (the names of its two arrays) and "input" (the
+        shape of one image).
+
+    Raises:
+        ValueError: if a layer has no proof in a certificate file.
+    """
+    steps = frozen.steps()
+    _check_named(steps)
+    return {
+        "network": [step.plain() for step in steps],
+        "head": dict(_HEAD),
+        "input": list(frozen.input_shape),
+    }
+
+
+def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:
+    """Kernels and biases as executed, by the names that `describe` uses."""
+    bounds = ("/norm", "lipschitz", "head/distances")
+    return {name: array for name, array in frozen.arrays().items() if not name.endswith(bounds)}
+
+
+def _check_named(steps: Steps) -> None:
+    for number, step in enumerate(steps, start=1):
+        if step.op is None:
+            raise ValueError(
+                f"Layer {number} of {len(steps)} applies a function of its own, for which a "
+                "certificate file has no proof. `gj.certify` takes its word for the constant; a "
+                "file holds only what a checker can prove again. Use a layer of gloro_jax.layers."
+            )
+        for branch in step.branches:
+            _check_named(branch)

@@ -1,0 +1,271 @@
+"""Writing a certificate file: a theorem about stored weights that anyone can check.
+
+The numbers are those of float64 arithmetic on the host, with their errors counted, and not those of
+the float32 network: the file speaks of the real-arithmetic network with the stored weights. What it
+claims is a little weaker than what was found, so that a checker whose sums run in another order
+finds it true as well.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from gloro_jax.certificates import check_certificate as checker
+from gloro_jax.certificates.claims import claim_norm
+from gloro_jax.certificates.describe import describe, weights
+from gloro_jax.data.dataset import check_images, check_labels
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.version import __version__
+
+_WEAKER = 1e-12
+_LARGEST_RADIUS = 1e30
+_FAR_OFF = 1e-2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """What a certificate file claims, example by example.
+
+    Attributes:
+        path: the file.
+        epsilon: the l2 radius, exactly.
+        lipschitz: K as the file proves it; `freeze` may know a smaller one.
+        labels: (n,).
+        predictions: (n,) of the real-arithmetic network.
+        radii: (n,) certified radii, float64, rounded down.
+        is_certified: (n,) at epsilon.
+    """
+
+    path: Path
+    epsilon: Fraction
+    lipschitz: float
+    labels: np.ndarray
+    predictions: np.ndarray
+    radii: np.ndarray
+    is_certified: np.ndarray
+
+    @property
+    def vra(self) -> float:
+        """Share of examples classified correctly and certified at epsilon."""
+        return float((self.is_certified & (self.predictions == self.labels)).mean())
+
+
+def write(
+    frozen: FrozenNet,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    epsilon: int | float | str | Fraction,
+    out: str | os.PathLike[str],
+    has_inputs: bool = True,
+    source: dict[str, str] | None = None,
+    on_progress: Callable[[str, int], None] = lambda what, done: None,
+) -> Written:
+    """Writes a certificate file for images and labels, whole or not at all.
+
+    Args:
+        frozen: the network.
+        images: (n, H, W, C), uint8 or float32 in [0, 1]; bytes stay bytes in the file.
+        labels: (n,) integers.
+        epsilon: the l2 radius in units of images in [0, 1]: a number, or text or a Fraction where
+            it must be exact, "36/255".
+        out: the file; it must not exist.
+        has_inputs: whether the images travel along; otherwise the file holds their digest, and the
+            checker asks for them.
+        source: where weights and images come from, for readers: "run", "data" and "split".
+        on_progress: called with ("layer", 1) for each norm and ("point", n) for each batch.
+
+    Returns:
+        The claims.
+
+    Raises:
+        FileExistsError: if `out` exists.
+        TypeError: if an array has the wrong type.
+        ValueError: if images, labels or epsilon do not fit, a layer has no proof, or the float32
+            network disagrees with the network in the file.
+    """
+    path, exact = Path(out), as_fraction(epsilon)
+    _check(path, frozen, images, labels)
+    network, header, arrays = _network(frozen, on_progress)
+    points = _points(network, frozen, images, labels, checker.rounded_up(exact), on_progress)
+    arrays |= points | {"inputs": np.ascontiguousarray(images)}
+    header |= {
+        "epsilon": {"numerator": exact.numerator, "denominator": exact.denominator},
+        "summary": _summary(points),
+        "source": {"split": "test", **(source or {}), "frozen_net": frozen.digest},
+        "arrays": {name: checker.digest(array) for name, array in sorted(arrays.items())},
+    }
+    if not has_inputs:
+        del arrays["inputs"]
+    _save(path, header, arrays)
+    return Written(
+        path,
+        exact,
+        network.lipschitz(network.steps),
+        points["label"],
+        points["prediction"],
+        points["radius"],
+        points["is_certified"] == 1,
+    )
+
+
+def as_fraction(epsilon: int | float | str | Fraction) -> Fraction:
+    """The exact number that is meant: 0.3 is 3/10, and 36/255 computed in floats is 12/85.
+
+    Raises:
+        ValueError: if it is no positive finite number.
+    """
+    try:
+        exact = Fraction(epsilon)
+        if isinstance(epsilon, float):
+            simple = exact.limit_denominator(10**6)
+            exact = simple if float(simple) == epsilon else exact
+    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+        exact = Fraction(0)
+    if not (exact > 0 and np.isfinite(float(exact))):
+        raise ValueError(
+            "epsilon is an l2 radius, positive and finite, in the units of x, for example 0.3 or "
+            f"'36/255'; got {epsilon!r}."
+        )
+    return exact
+
+
+def _check(path: Path, frozen: FrozenNet, images: np.ndarray, labels: np.ndarray) -> None:
+    if path.exists():
+        raise FileExistsError(f"{path} exists. A certificate is never overwritten: choose another.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder: make it first.")
+    check_images(images)
+    check_labels(labels, count=len(images), num_classes=frozen.net.num_classes)
+    frozen.check_images(checker.as_float32(images[:1]))
+    frozen.check_digest()
+
+
+def _summary(points: dict[str, np.ndarray]) -> dict[str, int]:
+    correct, marks = points["prediction"] == points["label"], points["is_certified"] == 1
+    return {
+        "points": len(correct),
+        "correct": int(correct.sum()),
+        "certified": int(marks.sum()),
+        "verified": int((correct & marks).sum()),
+    }
+
+
+def _network(frozen: FrozenNet, on_progress: Callable[[str, int], None]) -> tuple[Any, dict, dict]:
+    """The checker's network with proved norms, the header's part about it, and its arrays."""
+    header: dict[str, Any] = describe(frozen)
+    header["input"] = {"shape": header["input"]}
+    arrays = weights(frozen)
+    network, stored, claims = checker.Network(header, arrays), frozen.layer_norms(), {}
+    for step in network.linear:
+        layer = step["layer"]
+        if layer not in claims:
+            kernel = arrays[step["kernel"]]
+            claims[layer] = claim_norm(step, kernel, stored=stored[layer])
+        on_progress("layer", 1)
+    network.norms = {layer: claim["upper"] for layer, claim in claims.items()}
+    header |= {
+        **checker.KNOWN,
+        "norms": claims,
+        "lipschitz": network.lipschitz(network.steps) * (1 + _WEAKER),
+        "made_with": {
+            "gloro-jax": __version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    return network, header, arrays
+
+
+def _points(
+    network: Any,
+    frozen: FrozenNet,
+    images: np.ndarray,
+    labels: np.ndarray,
+    epsilon: float,
+    on_progress: Callable[[str, int], None],
+) -> dict[str, np.ndarray]:
+    lipschitz, rows = network.lipschitz(network.steps), []
+    for start in range(0, len(images), checker.AT_ONCE):
+        x = checker.as_float32(images[start : start + checker.AT_ONCE])
+        scores, rounding, errors = network.scores(x)
+        _check_same_network(scores, frozen, x)
+        rows.append(_claims(network, lipschitz, epsilon, scores, rounding, errors))
+        on_progress("point", len(x))
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return {
+        "index": np.arange(len(images), dtype=np.int64),
+        "label": np.asarray(labels, np.int64),
+        **columns,
+    }
+
+
+def _check_same_network(scores: np.ndarray, frozen: FrozenNet, x: np.ndarray) -> None:
+    """A layer whose name is not what it does would show here."""
+    if not np.isfinite(scores).all():
+        raise ValueError("The network's scores overflow: nothing can be certified. Did it diverge?")
+    executed = np.asarray(frozen(x).values, np.float64)
+    gap = np.abs(executed - scores).max() / max(np.abs(scores).max(), 1e-30)
+    if not gap < _FAR_OFF:
+        raise ValueError(
+            f"The float32 network and the network as the file describes it differ by {gap:.2g} of "
+            "the scores' size, so they are not the same: some layer applies another function than "
+            "the `step` it gives to Bounded.apply."
+        )
+
+
+def _claims(
+    network: Any,
+    lipschitz: float,
+    epsilon: float,
+    scores: np.ndarray,
+    rounding: np.ndarray,
+    errors: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What is claimed of a batch of points, each number a little to the safe side."""
+    predictions = scores.argmax(axis=1).astype(np.int64)
+    leads, allowance = network.leads(scores, rounding, errors, predictions)
+    # The checker's scores may differ from these by twice the allowance, and it takes off one more.
+    least = leads - 3 * allowance
+    reach = lipschitz * network.head_distances()[predictions] * (1 + _WEAKER)
+    needs = epsilon * reach * (1 + _WEAKER)
+    rows, own = np.arange(len(scores)), predictions[:, None] == np.arange(scores.shape[1])
+    rival = np.where(own, np.inf, least - needs).argmin(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radii = np.where(own | (reach == 0), np.inf, least * (1 - _WEAKER) / reach).min(axis=1)
+    radii = np.where((own | (least > 0)).all(axis=1), np.minimum(radii, _LARGEST_RADIUS), 0.0)
+    margin, needed = least[rows, rival], needs[rows, rival]
+    return {
+        "prediction": predictions,
+        "rival": rival.astype(np.int64),
+        "margin": margin,
+        "needed": needed,
+        "radius": radii,
+        "is_certified": ((radii >= epsilon) & (margin > needed)).astype(np.uint8),
+    }
+
+
+def _save(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    text = json.dumps(header, allow_nan=False)
+    metadata = {"certificate": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(safetensors.numpy.save(plain, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""Steps: what a network does, written down, for a certificate file to replay.
+
+`Bounded.apply` notes a step beside the value and the bound, if asked to (`describe` asks). A layer
+names what it applies, `Step.of("minmax", pairing="halves", order="max_min")`; a function without a
+name has no proof outside this library, and `describe` refuses it.
+"""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One layer, as plain data that can be static in a pytree.
+
+    Attributes:
+        op: what it does, a word of the certificate format (docs/certificates.md); None for a
+            function that nobody named.
+        options: its numbers and names.
+        branches: of a sum, the chains that are added.
+    """
+
+    op: str | None
+    options: tuple[tuple[str, Any], ...] = ()
+    branches: tuple[tuple["Step", ...], ...] = ()
+
+    @staticmethod
+    def of(op: str, **options: Any) -> "Step":
+        """A step from keywords; sequences become tuples."""
+        return Step(op, tuple((name, _hashable(value)) for name, value in options.items()))
+
+    def plain(self) -> dict[str, Any]:
+        """The step as JSON holds it."""
+        branches = [[step.plain() for step in branch] for branch in self.branches]
+        options = {name: _listed(value) for name, value in self.options}
+        return {"op": self.op, **options, **({"branches": branches} if branches else {})}
+
+
+Steps = tuple[Step, ...]
+
+
+def joined(a: Steps, b: Steps) -> Steps:
+    """The steps of a sum of two branches: what they share, once, and then the sum of the rest."""
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    return (*a[:shared], Step("sum", branches=(a[shared:], b[shared:])))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, tuple | list) else value
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -41,10 +41,10 @@ SIGNATURES = {
     "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
 }
 NAMES = {
-    "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet", "PowerIteration",
-    "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify", "conv_norm", "data",
-    "evaluation", "freeze", "init_spectral", "layers", "load", "losses", "matrix_norm", "models",
-    "power_iteration", "recipes", "testing", "training",
+    "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet",
+    "PowerIteration", "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify",
+    "conv_norm", "data", "evaluation", "freeze", "init_spectral", "layers", "load", "losses",
+    "matrix_norm", "models", "power_iteration", "recipes", "testing", "training",
 }  # fmt: skip
 
 

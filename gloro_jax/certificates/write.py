@@ -201,7 +201,7 @@ def _points(
         x = checker.as_float32(images[start : start + checker.AT_ONCE])
         scores, rounding, errors = network.scores(x)
         _check_same_network(scores, frozen, x)
-        rows.append(_claims(network, lipschitz, epsilon, scores, rounding, errors))
+        rows.append(claim_points(network, lipschitz, epsilon, scores, rounding, errors))
         on_progress("point", len(x))
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return {
@@ -225,7 +225,7 @@ def _check_same_network(scores: np.ndarray, frozen: FrozenNet, x: np.ndarray) ->
         )
 
 
-def _claims(
+def claim_points(
     network: Any,
     lipschitz: float,
     epsilon: float,

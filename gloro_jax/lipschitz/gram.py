@@ -16,12 +16,13 @@ def power_of_two_below(x: float) -> float:
     return float(np.ldexp(0.5, np.frexp(x)[1]))
 
 
-def is_positive_definite(matrix: np.ndarray) -> bool:
-    """Whether float64 Cholesky of the matrix's lower triangle runs to its end."""
-    lapack: Any = scipy.linalg.lapack
-    potrf = lapack.zpotrf if np.iscomplexobj(matrix) else lapack.dpotrf
-    factor, info = potrf(matrix, lower=1, overwrite_a=0)
-    return info == 0 and bool(np.isfinite(np.diagonal(factor)).all())
+def cholesky(matrices: np.ndarray) -> np.ndarray | None:
+    """The float64 Cholesky factors of the lower triangles of (..., n, n); None if one fails."""
+    try:
+        factors = np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        return None
+    return factors if np.isfinite(np.diagonal(factors, axis1=-2, axis2=-1)).all() else None
 
 
 def eigenvalue_bound(gram: np.ndarray, *, forming_error: float) -> float:
@@ -45,7 +46,7 @@ def eigenvalue_bound(gram: np.ndarray, *, forming_error: float) -> float:
     while np.isfinite(t := guess * (1.0 + margin)):
         shifted = -gram
         shifted[np.diag_indices(n)] += t
-        if is_positive_definite(shifted):
+        if cholesky(shifted) is not None:
             return up(t + cholesky_slack(n, n * t) + gamma(4) * n * t + forming_error)
         margin *= 4.0
     return float("inf")

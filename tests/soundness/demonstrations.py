@@ -1,7 +1,7 @@
 """Two networks that the field's procedure certifies falsely, and the attack that shows it.
 
 A: a colour-opponent stem. Power iteration from an all-ones vector never sees R - G.
-B: ten sharpening blocks I + 0.01 high-pass. The spectral gap is small, and 500 steps are not enough.
+B: ten sharpening blocks I + 0.01 high-pass. The spectral gap is small: 500 steps do not suffice.
 docs/why.md tells A; experiments/plots/why.py draws it.
 """
 

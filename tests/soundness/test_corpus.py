@@ -3,8 +3,6 @@
 Three more, with attacks, are in test_published.py; two thousand random ones in test_hunt.py.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,7 +50,8 @@ def test_a_tie_masked_by_value_would_be_certified():
 def test_a_constant_inside_a_norm_lowers_it(guard, scale):
     # klasleino/gloro issue 8: x / (|x| + epsilon) shrinks a small iterate, and so the norm.
     matrix = np.random.default_rng(0).standard_normal((6, 4)) * scale
-    truth, v = np.linalg.norm(matrix, ord=2), np.random.default_rng(1).standard_normal(6)
+    truth, start = np.linalg.norm(matrix, ord=2), np.random.default_rng(1).standard_normal(6)
+    v = start
     for _ in range(200):
         v = matrix @ (matrix.T @ v)
         length = np.linalg.norm(v)
@@ -60,9 +59,8 @@ def test_a_constant_inside_a_norm_lowers_it(guard, scale):
     guarded = np.linalg.norm(matrix.T @ v)
     assert guarded < 0.02 * truth
     assert truth * (1 - 1e-12) <= float(gj.matrix_norm(matrix)) <= truth * (1 + 1e-6)
-    estimate = gj.power_iteration(
-        lambda x: x @ jnp.asarray(matrix, jnp.float32), jnp.asarray(v / length), steps=50
-    )
+    small = jnp.asarray(matrix, jnp.float32)
+    estimate = gj.power_iteration(lambda x: x @ small, jnp.asarray(start, jnp.float32), steps=50)
     assert float(estimate) == pytest.approx(truth, rel=1e-3)
 
 
@@ -170,9 +168,9 @@ def test_weights_and_inputs_that_are_not_numbers_certify_nothing(value, tmp_path
     frozen = dense_net(np.eye(3, dtype=np.float32), np.eye(3, 2, dtype=np.float32))
     x = points(2, 3)
     x[0, 1] = value
-    assert list(gj.certify(frozen, x, epsilon=1e-3).is_certified)[0] == False  # noqa: E712
+    assert not bool(gj.certify(frozen, x, epsilon=1e-3).is_certified[0])
+    options = {"epsilon": 0.1, "out": tmp_path / "c"}
     with pytest.raises(ValueError):
-        options = {"epsilon": 0.1, "out": tmp_path / "c"}
         certificates.write(frozen, x, np.zeros(2, int), **options)
     assert list(tmp_path.iterdir()) == []
 
@@ -208,6 +206,5 @@ def test_weights_in_half_precision_are_another_network(tmp_path):
 def test_a_bound_that_is_altered_after_freezing_is_noticed():
     frozen = dense_net(np.eye(3, dtype=np.float32), np.eye(3, 2, dtype=np.float32))
     forged = jax.tree.map(lambda leaf: leaf / 2 if leaf.ndim == 0 else leaf, frozen)
-    with pytest.raises(ValueError, match="altered after gj.freeze"):
+    with pytest.raises(ValueError, match="altered after"):
         gj.certify(forged, points(1, 3), epsilon=0.1)
-    assert dataclasses.is_dataclass(gj.UpperBound)

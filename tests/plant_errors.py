@@ -19,8 +19,9 @@ ERRORS = {
         "tests/lipschitz/test_upper.py",
     ),
     "gram: Cholesky failure ignored": (
-        "lipschitz/gram.py", "return info == 0 and", "return True or",
-        "tests/lipschitz/test_upper.py tests/soundness/test_layers.py",
+        "lipschitz/gram.py", "    except np.linalg.LinAlgError:\n        return None",
+        "    except np.linalg.LinAlgError:\n        return np.ones_like(matrices)",
+        "tests/lipschitz/test_upper.py",
     ),
     "upper: no power-of-two scaling": (
         "lipschitz/upper.py", "scale = power_of_two_below(largest)", "scale = 1.0",
@@ -31,12 +32,111 @@ ERRORS = {
         "tests/lipschitz/test_upper.py",
     ),
     "torus: self-conjugate frequencies left out": (
-        "lipschitz/torus.py", "keep = y * nx + x <= mirror", "keep = y * nx + x < mirror",
+        "lipschitz/torus.py", "keep = self._mirror >= np.arange(", "keep = self._mirror > np.arange(",
         "tests/lipschitz/test_upper.py",
     ),
     "space-to-depth: 3 % too low": (
-        "lipschitz/upper.py", "return coarse, (size_y", "return 0.97 * coarse, (size_y",
+        "lipschitz/stride_one.py", "        coarse, (size_y, size_x)", "        0.97 * coarse, (size_y, size_x)",
         "tests/lipschitz/test_upper.py",
+    ),
+    "space-to-depth: a row of pixels does not count": (
+        "lipschitz/stride_one.py", "inside[: image_size[0], : image_size[1]] = True",
+        "inside[: image_size[0] - 1, : image_size[1]] = True", "tests/lipschitz/test_upper.py",
+    ),
+    "constraints: kept sites are constrained": (
+        "lipschitz/torus.py", "keep[: size[0], : size[1]] = True if mask", "keep[: size[0] - 1, : size[1]] = True if mask",
+        "tests/lipschitz/test_upper.py tests/lipschitz/test_constraints.py",
+    ),
+    "constraints: outputs of norm 1.3": (
+        "lipschitz/constraints.py", "outputs = outputs / (1 + 1e-8)", "outputs = 1.3 * outputs",
+        "tests/lipschitz/test_constraints.py",
+    ),
+    "constraints: the norm of the outputs is not checked": (
+        "lipschitz/constraints.py", "* max(1, rows.shape[1]) > 1:", "* max(1, rows.shape[1]) > 9:",
+        "tests/lipschitz/test_constraints.py",
+    ),
+    "constraints: found means proved": (
+        "lipschitz/constraints.py", "return None if found is None else _verify(blocks, lift, *found)",
+        "return None if found is None else lift.t", "tests/lipschitz/test_constraints.py",
+    ),
+    "constraints: no residual": (
+        "lipschitz/constraints.py", "delta = up(size_x * size_e + size_e**2 / lift.floor + g * product)",
+        "delta = 0.0", "tests/lipschitz/test_constraints.py",
+    ),
+    "constraints: complex modes count once": (
+        "lipschitz/constraints.py", "[v / np.sqrt(2), 1j * v / np.sqrt(2)]", "[v / np.sqrt(2)]",
+        "tests/lipschitz/test_constraints.py",
+    ),
+    "torus: inner products without weights": (
+        "lipschitz/torus.py", "left = (a * self.weights[:, None, None])", "left = (a * 1.0)",
+        "tests/lipschitz/test_constraints.py",
+    ),
+    "checker: claimed norms are believed": (
+        "certificates/check_certificate.py", "is_proved = norm >= 0 and proves(", "is_proved = norm >= 0 or proves(",
+        "tests/certificates/test_forgeries.py",
+    ),
+    "checker: torus N = H": (
+        "certificates/check_certificate.py", "max(n + max(low, high), n + low", "max(n, n + low",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: half of the frequencies": (
+        "certificates/check_certificate.py", "first = y * sites[1] + x <= mirror", "first = y * sites[1] + x < mirror",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: Cholesky failure ignored": (
+        "certificates/check_certificate.py", "    except np.linalg.LinAlgError:\n        return False",
+        "    except np.linalg.LinAlgError:\n        return True", "tests/certificates/test_checker.py",
+    ),
+    "checker: no power-of-two scaling": (
+        "certificates/check_certificate.py", "scale = math.ldexp(0.5, math.frexp(largest)[1])", "scale = 1.0",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: strides smaller than the window are patches": (
+        "certificates/check_certificate.py", "require(kh <= strides[0] and kw <= strides[1]", "require(True",
+        "tests/certificates/test_forgeries.py",
+    ),
+    "checker: branches of a sum count once": (
+        "certificates/check_certificate.py", "return up(sum(self.lipschitz(branch)", "return up(max(self.lipschitz(branch)",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: normalisation is free": (
+        "certificates/check_certificate.py", "return up(max(abs(factor) for factor in step[\"factor\"]))", "return 1.0",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: overlapping max-pools": (
+        "certificates/check_certificate.py", "disjoint = all(s >= k for", "disjoint = all(s >= 1 for",
+        "tests/certificates/test_checker.py",
+    ),
+    "checker: errors of earlier layers are forgotten": (
+        "certificates/check_certificate.py", "return image, self.norms[step[\"layer\"]] * errors + rounding",
+        "return image, 0 * errors + rounding", "tests/certificates/test_certificates.py tests/certificates/test_checker.py",
+    ),
+    "checker: scores without an allowance": (
+        "certificates/check_certificate.py", "return leads, allowance * (1 + 1e-9) + TINY", "return leads, 0 * allowance",
+        "tests/certificates/test_certificates.py",
+    ),
+    "checker: radii at half of K": (
+        "certificates/check_certificate.py", "(least > up(radius * reach))", "(least > 0.5 * radius * reach)",
+        "tests/certificates/test_forgeries.py",
+    ),
+    "checker: arrays are not compared with their digests": (
+        "certificates/check_certificate.py", "is_whole = name not in arrays or digest(", "is_whole = True or digest(",
+        "tests/certificates/test_forgeries.py",
+    ),
+    "checker: labels are not compared": (
+        "certificates/check_certificate.py", "arrays[\"label\"] != labels.reshape(-1)[index]", "arrays[\"label\"] < 0",
+        "tests/certificates/test_forgeries.py",
+    ),
+    "certificate: a tie is certified": (
+        "certificates/write.py", "least = leads - 3 * allowance", "least = leads + 3 * allowance",
+        "tests/certificates/test_certificates.py",
+    ),
+    "certificate: float32 scores are not compared": (
+        "certificates/write.py", "if not gap < _FAR_OFF:", "if False:", "tests/certificates/test_certificates.py",
+    ),
+    "steps: a function without a name": (
+        "lipschitz/bounded.py", "(*self.steps, step or Step(None))", "(*self.steps, step or Step(\"relu\"))",
+        "tests/certificates/test_certificates.py",
     ),
     "conv: groups averaged": (
         "lipschitz/upper.py", "max(_conv_norm_squared(part", "min(_conv_norm_squared(part",

@@ -1,4 +1,4 @@
-"""Draws docs/why.svg: demonstration A, a certificate by power iteration and the image it is wrong on.
+"""Draws docs/why.svg: demonstration A, a false certificate by power iteration, and its refutation.
 
 Command: python -m experiments.plots.why
 """

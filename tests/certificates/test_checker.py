@@ -1,0 +1,113 @@
+"""The checker's own mathematics: norms against dense SVD, layers against JAX, errors counted."""
+
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax.certificates import check_certificate as checker
+from tests.lipschitz.test_upper import exact_conv_norm, random_case
+
+TWISTS = [[0, 0], [0, 1], [1, 0], [1, 1]]
+METHODS = [{"method": "gram"}, *({"method": "torus", "twist": twist} for twist in TWISTS)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_norm_below_the_truth_is_ever_proved_and_one_above_is(seed):
+    rng = np.random.default_rng(200 + seed)
+    for _ in range(40):
+        kernel, size, strides, pads, groups = random_case(rng)
+        exact = exact_conv_norm(kernel, size, strides, pads, groups)
+        if exact == 0:
+            continue
+        step = {
+            "op": "conv",
+            "layer": "conv",
+            "image_size": list(size),
+            "strides": list(strides),
+            "pads": [list(pair) for pair in pads],
+            "groups": groups,
+        }
+        for method in METHODS:
+            for factor in (1 - 3e-6, 1 - 1e-9, 0.5, 0.0):
+                assert not checker.proves(step, kernel, {"upper": factor * exact, **method})
+            assert checker.proves(step, kernel, {"upper": 3 * exact, **method})
+        assert checker.proves(step, kernel, {"upper": exact * (1 + 1e-8), "method": "gram"})
+
+
+def test_a_torus_claim_is_as_tight_as_the_torus():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 4, 6)) / 6
+    exact = float(gj.conv_norm(kernel, image_size=(20, 20), strides=1, padding="SAME"))
+    pads = [[1, 1], [1, 1]]
+    step = {"op": "conv", "layer": "c", "image_size": [20, 20], "strides": [1, 1], "pads": pads}
+    claims = [{"upper": 1.01 * exact, **method} for method in METHODS[1:]]
+    assert any(checker.proves({**step, "groups": 1}, kernel, claim) for claim in claims)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_dense_and_scale(scale):
+    matrix = np.random.default_rng(0).standard_normal((7, 5)) * scale
+    exact = np.linalg.norm(matrix, ord=2)
+    step = {"op": "dense"}
+    for factor, is_proved in ((1 - 1e-9, False), (1 + 1e-9, True), (0.0, False)):
+        claim = {"upper": factor * exact, "method": "matrix"}
+        assert checker.proves(step, matrix, claim) == is_proved
+    factor = np.array(-2.5 * scale)
+    assert not checker.proves({"op": "scale"}, factor, {"upper": 2.4999999 * scale})
+    assert checker.proves({"op": "scale"}, factor, {"upper": 2.5000001 * scale})
+    assert checker.proves(step, np.zeros((3, 2)), {"upper": 0.0, "method": "matrix"})
+
+
+def pool(op, window, strides, size=(6, 7), pads=((0, 0), (0, 0))):
+    return {
+        "op": op,
+        "image_size": list(size),
+        "window": list(window),
+        "strides": list(strides),
+        "pads": [list(pair) for pair in pads],
+    }
+
+
+def network(*steps):
+    weights = {"head": np.zeros((1, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    head = {"kernel": "head", "bias": "bias"}
+    return checker.Network({"network": list(steps), "head": head}, weights)
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 1)])
+@pytest.mark.parametrize("pads", [((0, 0), (0, 0)), ((1, 0), (1, 1))])
+def test_average_pooling_is_bounded_by_its_constant(strides, pads):
+    step = pool("average_pool", (2, 3), strides, pads=pads)
+    net, basis = network(step), np.eye(42).reshape(42, 6, 7, 1)
+    image, _ = net.run([step], basis, np.zeros(42))
+    exact = np.linalg.norm(image.reshape(42, -1), ord=2)
+    assert exact * (1 - 1e-12) <= net.constant(step) <= 2 * exact
+
+
+def test_errors_pass_through_every_layer_at_the_rate_of_its_constant():
+    # An error of 1 at the input may be the constant, and no less, at the output.
+    steps = [
+        {"op": "normalize", "mean": [0.5], "factor": [4.0]},
+        pool("average_pool", (2, 2), (2, 2), size=(4, 4)),
+        {"op": "sum", "branches": [[], [{"op": "abs"}]]},
+        pool("max_pool", (2, 2), (2, 2), size=(2, 2)),
+        {"op": "flatten"},
+        {"op": "relu"},
+    ]
+    net = network(*steps)
+    _, errors = net.run(steps, np.random.default_rng(0).uniform(size=(3, 4, 4, 1)), np.ones(3))
+    assert net.lipschitz(steps) == pytest.approx(4 * 0.5 * 2)
+    assert (errors >= 4).all()
+    assert (errors < 4.001).all()
+
+
+def test_overlapping_windows_and_nonsense_geometry_are_refused():
+    for step in (
+        pool("max_pool", (2, 2), (1, 2)),
+        pool("max_pool", (2, 2), (2, -2)),
+        pool("average_pool", (2, 2), (0, 2)),
+        pool("average_pool", (9, 2), (2, 2)),
+        pool("average_pool", (2, 2), (2, 2), pads=((-1, 0), (0, 0))),
+        {**pool("average_pool", (2, 2), (2, 2)), "window": [2.0, 2]},
+    ):
+        with pytest.raises(checker.Refused):
+            network(step).lipschitz([step])

@@ -7,6 +7,7 @@ network's own forward code, in float64 with every product and sum rounded up. Wh
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +17,19 @@ import numpy as np
 from gloro_jax.frozen_net import FrozenNet, assemble, is_bounded, named_leaves, path_name
 from gloro_jax.gloro import FrozenHead, GloroNet, Head
 from gloro_jax.layers.base import Collect, Frozen, FrozenLinear, Linear
-from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.margins import head_distance_bounds
 from gloro_jax.platforms import is_tracing
 
 
-def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> FrozenNet:
+def freeze(
+    net: GloroNet,
+    variables: Any,
+    *,
+    input_shape: tuple[int, ...],
+    on_progress: Callable[[int], None] = lambda norms: None,
+) -> FrozenNet:
     """Computes guaranteed bounds for a trained network at one image size.
 
     Every number is an upper bound with rounding counted: of each operator's norm, of K, and of
@@ -32,6 +39,8 @@ def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Fr
         net: the network.
         variables: its collections, concrete; "params" is needed.
         input_shape: one image, (H, W, C).
+        on_progress: called with 1 after each norm. Where several layers are large, their norms are
+            computed in processes beside each other.
 
     Returns:
         The frozen network.
@@ -50,7 +59,7 @@ def freeze(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Fr
     shape = _checked_shape(input_shape)
     operators = _collect(net, variables, shape)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
-    bounded = jax.tree_util.tree_map_with_path(_bounded, operators, is_leaf=_is_collected)
+    bounded = _bounded(operators, on_progress)
     frozen = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
     lipschitz = float32_up(_compose(net, frozen, shape))
     if not np.isfinite(lipschitz):
@@ -116,30 +125,25 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
     return jax.jit(collect)(kept)
 
 
-def _bounded(path: Any, node: Linear | Head) -> FrozenLinear | FrozenHead:
-    name = path_name(path)
-    for array in jax.tree.leaves(node):
-        if not np.isfinite(np.asarray(array)).all():
+def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
+    """The tree of operators with the guaranteed bounds of each."""
+    flatten = jax.tree_util.tree_flatten_with_path
+    named, structure = flatten(operators, is_leaf=_is_collected)
+    for path, node in named:
+        if not all(np.isfinite(np.asarray(array)).all() for array in jax.tree.leaves(node)):
             raise ValueError(
-                f"The weights of {name} hold NaN or infinite entries, so nothing can be "
-                "certified. Did training diverge?"
+                f"The weights of {path_name(path)} hold NaN or infinite entries, so nothing can "
+                "be certified. Did training diverge?"
             )
-    if isinstance(node, Head):
-        return FrozenHead(node, head_distance_bounds(np.asarray(node.kernel)))
-    return FrozenLinear(node, _operator_norms(node.operator))
-
-
-def _operator_norms(operator: Operator) -> np.ndarray:
-    """One norm, or an array of them for an operator whose kernel `nn.scan` has stacked."""
-    kernel = np.asarray(operator.kernel)
-    lead = kernel.shape[: kernel.ndim - operator.kernel_ndim]
-    each = kernel.reshape((-1, *kernel.shape[len(lead) :]))
-    norms = [float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]
-    return np.asarray(norms, np.float64).reshape(lead)
-
-
-def _with_kernel(operator: Any, kernel: np.ndarray) -> Operator:
-    return dataclasses.replace(operator, kernel=kernel)
+    linear = [node.operator for _, node in named if isinstance(node, Linear)]
+    found = iter(norms(linear, on_progress=on_progress))
+    bounded = [
+        FrozenHead(node, head_distance_bounds(np.asarray(node.kernel)))
+        if isinstance(node, Head)
+        else FrozenLinear(node, next(found))
+        for _, node in named
+    ]
+    return jax.tree.unflatten(structure, bounded)
 
 
 def _compose(net: GloroNet, frozen: Any, shape: tuple[int, ...]) -> float:

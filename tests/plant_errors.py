@@ -72,7 +72,7 @@ ERRORS = {
         "tests/lipschitz/test_constraints.py",
     ),
     "checker: claimed norms are believed": (
-        "certificates/check_certificate.py", "is_proved = norm >= 0 and proves(", "is_proved = norm >= 0 or proves(",
+        "certificates/check_certificate.py", "is_proved = 0 <= norm < math.inf and proves(", "is_proved = 0 <= norm < math.inf or proves(",
         "tests/certificates/test_forgeries.py",
     ),
     "checker: torus N = H": (
@@ -80,7 +80,7 @@ ERRORS = {
         "tests/certificates/test_checker.py",
     ),
     "checker: half of the frequencies": (
-        "certificates/check_certificate.py", "first = y * sites[1] + x <= mirror", "first = y * sites[1] + x < mirror",
+        "certificates/check_certificate.py", "[y * sites[1] + x <= mirror]", "[y * sites[1] + x < mirror]",
         "tests/certificates/test_checker.py",
     ),
     "checker: Cholesky failure ignored": (
@@ -96,7 +96,7 @@ ERRORS = {
         "tests/certificates/test_forgeries.py",
     ),
     "checker: branches of a sum count once": (
-        "certificates/check_certificate.py", "return up(sum(self.lipschitz(branch)", "return up(max(self.lipschitz(branch)",
+        "certificates/check_certificate.py", "return up(math.fsum(self.lipschitz(branch)", "return up(max(self.lipschitz(branch)",
         "tests/certificates/test_checker.py",
     ),
     "checker: normalisation is free": (
@@ -124,7 +124,7 @@ ERRORS = {
         "tests/certificates/test_forgeries.py",
     ),
     "checker: labels are not compared": (
-        "certificates/check_certificate.py", "arrays[\"label\"] != labels.reshape(-1)[index]", "arrays[\"label\"] < 0",
+        "certificates/check_certificate.py", "arrays[\"label\"] != labels.reshape(len(images))[index]", "arrays[\"label\"] < 0",
         "tests/certificates/test_forgeries.py",
     ),
     "certificate: a tie is certified": (
@@ -132,7 +132,7 @@ ERRORS = {
         "tests/certificates/test_certificates.py",
     ),
     "certificate: float32 scores are not compared": (
-        "certificates/write.py", "if not gap < _FAR_OFF:", "if False:", "tests/certificates/test_certificates.py",
+        "certificates/write.py", "if not (gap < _FAR_OFF).all():", "if False:", "tests/certificates/test_certificates.py",
     ),
     "steps: a function without a name": (
         "lipschitz/bounded.py", "(*self.steps, step or Step(None))", "(*self.steps, step or Step(\"relu\"))",
@@ -230,12 +230,11 @@ ERRORS = {
         "tests/test_certify.py",
     ),
     "freeze: norms to nearest": (
-        "freeze.py", "norms = [float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]",
-        "norms = [0.999 * float(_with_kernel(operator, np.asarray(k)).norm()) for k in each]",
+        "lipschitz/many.py", "return float(operator.norm())", "return 0.999 * float(operator.norm())",
         "tests/soundness/test_layers.py tests/test_golden.py",
     ),
     "freeze: weights not checked": (
-        "freeze.py", "if not np.isfinite(np.asarray(array)).all():", "if False:",
+        "freeze.py", "if not all(np.isfinite(np.asarray(array)).all()", "if not all(True",
         "tests/soundness/test_locks.py",
     ),
     "digest: not compared": (

@@ -7,7 +7,7 @@ import gloro_jax as gj
 SIGNATURES = {
     "power_iteration": "(linear, vector, *, steps)",
     "matrix_norm": "(matrix)",
-    "conv_norm": "(kernel, *, image_size, strides, padding, groups)",
+    "conv_norm": "(kernel, *, image_size, strides, padding, groups, tol)",
     "Bounded.apply": "(self, fn, *, lipschitz, step)",
     "Bounded.add": "(a, b)",
     "GloroNet.__call__": "(self, x, *, norms, is_training)",
@@ -20,7 +20,7 @@ SIGNATURES = {
     "losses.lmt": "(logits, labels, *, epsilon)",
     "losses.trades_kl": "(logits, labels, *, epsilon, weight)",
     "losses.trades_ce": "(logits, labels, *, epsilon, weight)",
-    "freeze": "(net, variables, *, input_shape)",
+    "freeze": "(net, variables, *, input_shape, on_progress)",
     "certify": "(frozen, x, *, epsilon)",
     "load": "(run, *, checkpoint, net)",
     "training.fit": "(net, data, config, *, run, session, backend)",

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.lipschitz.steps import Steps
 
@@ -37,11 +38,12 @@ def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:
 
 def _check_named(steps: Steps) -> None:
     for number, step in enumerate(steps, start=1):
-        if step.op is None:
+        if step.op not in checker.OPS:
+            what = "a function of its own" if step.op is None else repr(step.op)
             raise ValueError(
-                f"Layer {number} of {len(steps)} applies a function of its own, for which a "
-                "certificate file has no proof. `gj.certify` takes its word for the constant; a "
-                "file holds only what a checker can prove again. Use a layer of gloro_jax.layers."
+                f"Layer {number} of {len(steps)} applies {what}, for which a certificate file has "
+                "no proof. `gj.certify` takes its word for the constant; a file holds only what a "
+                f"checker can prove again: {', '.join(checker.OPS)}."
             )
         for branch in step.branches:
             _check_named(branch)

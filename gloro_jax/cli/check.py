@@ -52,7 +52,7 @@ def check(words: list[str]) -> int:
         proved = certificates.check(options.file, data=data, run=network)
     except certificates.Refused as refusal:
         where = escape(str(options.file))
-        console.print(f"[bold red]REFUSED[/] {where}: {escape(str(refusal))}")
+        console.print(f"[bold red]REFUSED[/] {where}: {escape(checker.plain(refusal))}")
         return 1
     console.print(escape("\n  ".join(proved["words"])))
     return 0

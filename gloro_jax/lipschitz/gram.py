@@ -9,6 +9,7 @@ import scipy.sparse.linalg
 from gloro_jax.lipschitz.rounding import cholesky_slack, gamma, up
 
 _EXPLICIT_EIGENVALUE_SIZE = 64
+_POWER_STEPS = 300
 
 
 def power_of_two_below(x: float) -> float:
@@ -114,4 +115,10 @@ def _largest_eigenvalue(gram: np.ndarray) -> float:
             )
         except scipy.sparse.linalg.ArpackError:
             pass  # breakdown or no convergence: the dense routine always answers
-    return float(scipy.linalg.eigvalsh(gram, subset_by_index=[n - 1, n - 1])[0])
+    try:
+        return float(scipy.linalg.eigvalsh(gram, subset_by_index=[n - 1, n - 1])[0])
+    except np.linalg.LinAlgError:  # LAPACK gives up on some matrices of wildly mixed scales
+        v = np.random.default_rng(0).standard_normal(n)
+        for _ in range(_POWER_STEPS):
+            v = gram @ (v / np.linalg.norm(v))
+        return float(np.linalg.norm(v))

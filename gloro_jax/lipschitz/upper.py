@@ -117,10 +117,10 @@ def average_pool_norm(*, image_size: Pair, window: Pair, strides: Pair, pads: Pa
 def _conv_norm_squared(
     kernel: np.ndarray, size: Pair, strides: Pair, pads: Pads, tol: float
 ) -> float:
-    if not kernel.any():  # one of several groups
-        return 0.0
     kh, kw, channels_in, channels_out = kernel.shape
     table = tap_table(size, (kh, kw), strides, pads)
+    if not kernel.any() or not (table >= 0).any():  # a zero group, or windows on padding only
+        return 0.0
     if kh <= strides[0] and kw <= strides[1]:
         # Disjoint windows: block diagonal, and each block is this matrix or some of its columns.
         gram, error = product_gram(kernel.reshape(-1, channels_out))

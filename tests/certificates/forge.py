@@ -42,7 +42,7 @@ def save(path, header, arrays):
 def count(header, arrays):
     """Makes the summary fit the points."""
     marks = arrays["is_certified"] == 1
-    correct = arrays["prediction"] == arrays["label"]
+    correct = (arrays["prediction"] == arrays["label"]) & (arrays["radius"] > 0)
     header["summary"] = {
         "points": len(marks),
         "correct": int(correct.sum()),

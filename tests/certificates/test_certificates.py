@@ -395,3 +395,34 @@ def test_the_header_speaks_of_itself(written):
     assert arrays["inputs"].dtype == np.uint8
     json.dumps(header)
     assert dataclasses.asdict(written)["epsilon"] == Fraction(1, 10)
+
+
+class AlmostReLU(layers.LipschitzLayer):
+    """Leaks three thousandths, and says that it does not."""
+
+    def __call__(self, x):
+        leaky = lambda v: jnp.where(v > 0, v, 0.003 * v)  # noqa: E731
+        return x.apply(leaky, lipschitz=1.0, step=Step.of("relu"))
+
+
+def test_a_layer_that_almost_does_what_its_name_says_is_refused(tmp_path):
+    body = nn.Sequential([layers.Flatten(), layers.Dense(16), AlmostReLU(), layers.Dense(4)])
+    frozen = frozen_net(body, (3, 3, 1))
+    x = np.random.default_rng(0).uniform(size=(4, 3, 3, 1)).astype(np.float32)
+    x[0] *= 1000  # one large score does not hide the others
+    with pytest.raises(ValueError, match="they are not the same"):
+        certificates.write(frozen, x / 1000, np.zeros(4, int), epsilon=0.1, out=tmp_path / "c")
+
+
+def test_smooth_activations_have_no_proof_in_a_file():
+    frozen = frozen_net(nn.Sequential([layers.Dense(4), layers.SmoothAbs()]), (5,))
+    with pytest.raises(ValueError, match="Layer 2 of 2 applies 'smooth_abs'"):
+        certificates.describe(frozen)
+
+
+def test_windows_that_see_padding_only(tmp_path):
+    conv = layers.Conv(4, 1, strides=3, padding=((0, 0), (2, 0)))
+    frozen = frozen_net(nn.Sequential([conv, layers.Flatten()]), (5, 1, 1))
+    x = np.random.default_rng(0).uniform(size=(4, 5, 1, 1)).astype(np.float32)
+    written = certificates.write(frozen, x, np.zeros(4, int), epsilon=0.1, out=tmp_path / "c")
+    certificates.check(written.path)

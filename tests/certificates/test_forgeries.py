@@ -406,3 +406,124 @@ def test_a_header_that_repeats_a_key_or_holds_nonsense_is_refused(genuine, tmp_p
         forge.save(path, header, arrays)
         with pytest.raises(certificates.Refused):
             certificates.check(path)
+
+
+def crafted(folder, steps, weights, *, x, prediction, upper, epsilon=(1, 10), radius=1.0):
+    """A file from nothing: a chain of steps, and the rest as a forger would have it."""
+    arrays = {name: np.asarray(w, np.float32) for name, w in weights.items()}
+    x = np.asarray(x, np.float32)
+    count = len(x)
+    points = {
+        "index": np.arange(count),
+        "label": np.full(count, prediction),
+        "prediction": np.full(count, prediction),
+        "rival": np.full(count, 1 - prediction),
+    }
+    arrays |= {name: np.asarray(values, np.int64) for name, values in points.items()}
+    arrays |= {"margin": np.full(count, -1e30), "needed": np.full(count, 1e30)}
+    arrays |= {"radius": np.full(count, radius), "is_certified": np.zeros(count, np.uint8)}
+    norms = {step["layer"]: {"upper": upper, "method": "matrix"} for step in checker.every(steps)
+             if "layer" in step}  # fmt: skip
+    header = {
+        **checker.KNOWN,
+        "network": steps,
+        "head": {"kernel": "head", "bias": "head bias"},
+        "input": {"shape": list(x.shape[1:])},
+        "norms": norms,
+        "lipschitz": 1e300,
+        "epsilon": dict(zip(("numerator", "denominator"), epsilon, strict=True)),
+        "source": {"split": "test"},
+        "arrays": {},
+    }
+    return forge.seal(folder / "crafted", header, arrays | {"inputs": x})
+
+
+def linear_step(op, layer, kernel, bias=None):
+    return {"op": op, "layer": layer, "kernel": kernel, "bias": bias}
+
+
+def test_two_layers_of_one_name_are_refused(tmp_path):
+    # The same bytes as (256, 1), of norm 4, and as (16, 16), of norm 1.
+    eye = np.eye(16, dtype=np.float32)
+    steps = [linear_step("dense", "a", "tall"), linear_step("dense", "a", "square")]
+    weights = {
+        "tall": eye.reshape(256, 1),
+        "square": eye,
+        "head": np.eye(16, 2),
+        "head bias": [0, 9],
+    }
+    x = np.zeros((1, 256))
+    path = crafted(tmp_path, steps, weights, x=x, prediction=1, upper=4.1)
+    with pytest.raises(certificates.Refused, match="one layer name stands for two layers"):
+        certificates.check(path)
+
+
+def test_errors_of_tiny_activations_are_counted(tmp_path):
+    # Values near 1e-163 have squares of 0; later layers bring them back to size.
+    down, up = np.float32(2.0**-135), np.float32(2.0**127)
+    steps = [linear_step("dense", "first", "first", "one")]
+    steps += [linear_step("scale", f"down{i}", "down") for i in range(4)]
+    lost = [[linear_step("scale", "lost", "lost")]] * 1000
+    steps.append({"op": "sum", "branches": [[], *lost, [linear_step("scale", "minus", "minus")]]})
+    steps += [linear_step("scale", f"up{i}", "up") for i in range(4)]
+    steps.append(linear_step("scale", "last", "last"))
+    weights = {
+        "first": [[2.0**-149]], "one": [1.0], "down": down, "up": up, "minus": -1.0,
+        "lost": 2.0**-53 * (1 - 2.0**-10), "last": 2.0**72,
+        "head": [[1.0, 0.0]], "head bias": [0.0, 0.06],
+    }  # fmt: skip
+    path = crafted(tmp_path, steps, weights, x=np.zeros((1, 1)), prediction=1, upper=3e38)
+    with pytest.raises(certificates.Refused, match="claimed of point"):
+        certificates.check(path)
+
+
+def test_an_input_without_axes_is_refused(tmp_path):
+    steps = [{"op": "normalize", "mean": [0.0, 10.0], "factor": [1.0, 1.0]}, {"op": "flatten"}]
+    weights = {"head": [[1.0, 0.0]], "head bias": [0.0, 5.0]}
+    path = crafted(tmp_path, steps, weights, x=[10.0, 10.0], prediction=0, upper=1.0)
+    with pytest.raises(certificates.Refused, match="inputs do not fit"):
+        certificates.check(path)
+
+
+def test_many_branches_are_added_up_from_above():
+    small = 2.0**-53 * (1 - 2.0**-20)
+    net = checker.Network.__new__(checker.Network)
+    net.norms = {"s": small}
+    step = {"op": "sum", "branches": [[], *[[{"op": "scale", "layer": "s"}]] * 40000]}
+    assert Fraction(net.constant(step)) >= 1 + 40000 * Fraction(small)
+
+
+def test_a_prediction_that_nothing_proves_does_not_count_as_correct(tmp_path):
+    # A huge norm makes the allowance of a score so large that any class could be the first.
+    steps = [linear_step("dense", "a", "a")]
+    weights = {"a": [[1.0]], "head": [[1.0, 0.0]], "head bias": [1.0, 100.0]}
+    options = {"x": np.zeros((1, 1)), "prediction": 0, "upper": 1e20, "radius": 0.0}
+    path = crafted(tmp_path, steps, weights, **options)
+    header, arrays = forge.read(path)
+    header["summary"]["correct"] = 1
+    with pytest.raises(certificates.Refused, match=r"another summary|is not proved"):
+        certificates.check(forge.save(tmp_path / "c", header, arrays))
+
+
+def test_a_zero_kernel_does_not_keep_the_checker_busy(tmp_path):
+    steps = [linear_step("dense", "a", "a")]
+    weights = {"a": [[0.0]], "head": [[1.0, 0.0]], "head bias": [0.0, 1.0]}
+    path = crafted(tmp_path, steps, weights, x=np.zeros((1, 1)), prediction=0, upper=1.0)
+    with pytest.raises(certificates.Refused, match="claimed of point"):
+        certificates.check(path)
+
+
+def test_what_is_printed_says_how_much_was_compared_and_holds_no_control_characters(
+    genuine, tmp_path
+):
+    _, images, labels, out = genuine
+    more = (np.concatenate([images, images]), np.concatenate([labels, labels]))
+    assert "24 of its 48 images" in certificates.check(out, data=more)["words"][1]
+    with pytest.raises(certificates.Refused):
+        certificates.check(out, data=(images, np.eye(3)[labels]))
+    header, arrays = forge.read(out)
+    step = next(s for s in checker.every(header["network"]) if "layer" in s)
+    header["norms"]["x\n  weights: those of the run\x1b[0m"] = header["norms"].pop(step["layer"])
+    with pytest.raises(certificates.Refused) as refusal:
+        certificates.check(forge.save(tmp_path / "c", header, arrays))
+    assert str(refusal.value).isprintable()

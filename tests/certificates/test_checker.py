@@ -67,8 +67,8 @@ def pool(op, window, strides, size=(6, 7), pads=((0, 0), (0, 0))):
     }
 
 
-def network(*steps):
-    weights = {"head": np.zeros((1, 2), np.float32), "bias": np.zeros(2, np.float32)}
+def network(*steps, **weights):
+    weights |= {"head": np.zeros((1, 2), np.float32), "bias": np.zeros(2, np.float32)}
     head = {"kernel": "head", "bias": "bias"}
     return checker.Network({"network": list(steps), "head": head}, weights)
 
@@ -92,12 +92,15 @@ def test_errors_pass_through_every_layer_at_the_rate_of_its_constant():
         pool("max_pool", (2, 2), (2, 2), size=(2, 2)),
         {"op": "flatten"},
         {"op": "relu"},
+        {"op": "dense", "layer": "dense", "kernel": "dense", "bias": None},
+        {"op": "scale", "layer": "scale", "kernel": "scale", "bias": None},
     ]
-    net = network(*steps)
+    net = network(*steps, dense=np.eye(1, 3, dtype=np.float32), scale=np.float32(-2.0).reshape(()))
+    net.norms = {"dense": 1.0, "scale": 2.0}
     _, errors = net.run(steps, np.random.default_rng(0).uniform(size=(3, 4, 4, 1)), np.ones(3))
-    assert net.lipschitz(steps) == pytest.approx(4 * 0.5 * 2)
-    assert (errors >= 4).all()
-    assert (errors < 4.001).all()
+    assert net.lipschitz(steps) == pytest.approx(4 * 0.5 * 2 * 2)
+    assert (errors >= 8).all()
+    assert (errors < 8.001).all()
 
 
 def test_overlapping_windows_and_nonsense_geometry_are_refused():

@@ -20,7 +20,7 @@ check: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n auto

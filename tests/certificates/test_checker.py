@@ -114,3 +114,11 @@ def test_overlapping_windows_and_nonsense_geometry_are_refused():
     ):
         with pytest.raises(checker.Refused):
             network(step).lipschitz([step])
+
+
+def test_the_length_of_tiny_values_is_not_zero():
+    # Their squares are: a rounding error measured by them would count for nothing.
+    for size in (1e-300, 1e-180, 1e-163, 1.0, 1e160):
+        values = np.full((2, 3, 4), size)
+        assert (checker.lengths(values) >= np.sqrt(12) * size).all()
+        assert (checker.lengths(values) <= np.sqrt(12) * size * (1 + 1e-8) + 1e-199).all()

@@ -458,6 +458,7 @@ def test_two_layers_of_one_name_are_refused(tmp_path):
         certificates.check(path)
 
 
+@pytest.mark.slow
 def test_errors_of_tiny_activations_are_counted(tmp_path):
     # Values near 1e-163 have squares of 0; later layers bring them back to size.
     down, up = np.float32(2.0**-135), np.float32(2.0**127)

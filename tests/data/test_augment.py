@@ -65,7 +65,7 @@ def test_an_example_depends_on_its_index_and_the_step_alone(config):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(8, 8), (5, 9)])
+@pytest.mark.parametrize("size", [(5, 9), pytest.param((8, 8), marks=pytest.mark.slow)])
 def test_operations_stay_in_the_unit_interval_at_every_strength(channels, size):
     x = np.random.default_rng(0).uniform(size=(64, *size, channels)).astype(np.float32)
     for magnitude in (0.0, 0.5, 1.0):

@@ -48,7 +48,7 @@ def test_the_attack_notices_a_bound_four_times_too_small(trained, tiny_data):
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (gloro_2c2f(), (28, 28, 1)),
+        pytest.param(gloro_2c2f(), (28, 28, 1), marks=pytest.mark.slow),
         pytest.param(gloro_4c3f(), (28, 28, 1), marks=pytest.mark.slow),
         pytest.param(gloro_6c2f(), (32, 32, 3), marks=pytest.mark.slow),
         pytest.param(gloro_8c2f(num_classes=200), (64, 64, 3), marks=pytest.mark.slow),

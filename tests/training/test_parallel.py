@@ -60,7 +60,15 @@ def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, ba
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
 
 
-@pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (2, 2), (4, 1), (2, 8)])
+@pytest.mark.parametrize(
+    ("devices", "microbatches"),
+    [
+        (2, 2),
+        (4, 1),
+        pytest.param(1, 4, marks=pytest.mark.slow),
+        pytest.param(2, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_augmented_steps_do_not_depend_on_how_a_batch_is_divided(sgd, devices, microbatches):
     augmentation = gj.data.Augmentation(crop=1, is_flipping=True, operations=2)
     config = dataclasses.replace(CONFIG, augmentation=augmentation)

@@ -48,6 +48,38 @@ def test_train_certify_attack(trained, capsys, tmp_path):
     assert "attacks that succeeded inside a certified radius │ 0" in out
 
 
+def test_a_certificate_file_is_written_checked_and_refused(trained, capsys, tmp_path):
+    file, digest_only = str(tmp_path / "c"), str(tmp_path / "d")
+    words = ["certify", str(trained), "--epsilon", "1/5"]
+    code, out, _ = run(capsys, *words, "--out", file)
+    assert code == 0
+    assert "It proves K <= " in out
+    code, out, _ = run(capsys, "check", file, "--run", str(trained), "--data", "digits")
+    assert code == 0
+    assert "At epsilon 1/5" in out
+    assert "359 of its 359 images; weights: those of the run" in out
+    code, _, err = run(capsys, *words, "--out", file)
+    assert code == 2
+    assert "--out takes a new file" in err
+
+    assert run(capsys, *words, "--out", digest_only, "--no-inputs")[0] == 0
+    code, out, _ = run(capsys, "check", digest_only)
+    assert code == 1
+    assert "REFUSED" in out
+    assert "bring them with --data" in out
+    assert run(capsys, "check", digest_only, "--data", "digits")[0] == 0
+
+    content = bytearray((tmp_path / "c").read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "c").write_bytes(content)
+    code, out, _ = run(capsys, "check", file)
+    assert code == 1
+    assert "was altered" in out
+    code, _, err = run(capsys, "certify", str(trained), "--epsilon", "a third")
+    assert code == 2
+    assert "for example 0.3 or '36/255'" in err
+
+
 def test_an_existing_run_is_refused(trained, capsys):
     code, _, err = run(capsys, "train", "digits", "--run", str(trained))
     assert code == 2

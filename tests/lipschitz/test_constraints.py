@@ -78,7 +78,7 @@ def test_a_zero_padded_convolution_is_a_part_of_its_torus():
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 9))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
 )
 def test_a_target_just_below_the_truth_is_never_proved(seed):
     rng = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def test_a_target_just_below_the_truth_is_never_proved(seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 9))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
 )
 def test_no_choice_of_constraints_proves_what_is_false(seed, monkeypatch):
     rng = np.random.default_rng(10 + seed)

@@ -72,7 +72,7 @@ def excess_over_exact(rng, count):
 # The constrained torus is meant for operators too large to write out; here borders dominate.
 @pytest.mark.parametrize("route", ["written out", "constrained torus"])
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 9))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))]
 )
 def test_small_convolutions_are_bounded_tightly_by_every_route(seed, route, monkeypatch):
     if route != "written out":

@@ -63,7 +63,7 @@ def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, ba
 @pytest.mark.parametrize(
     ("devices", "microbatches"),
     [
-        (2, 2),
+        pytest.param(2, 2, marks=pytest.mark.slow),
         (4, 1),
         pytest.param(1, 4, marks=pytest.mark.slow),
         pytest.param(2, 8, marks=pytest.mark.slow),

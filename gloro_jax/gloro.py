@@ -47,13 +47,24 @@ class GloroNet(nn.Module):
     is_head_normalized: bool = False
 
     @nn.compact
-    def __call__(self, x: Any, *, norms: NormRule, is_training: bool = False) -> GloroLogits:
+    def __call__(
+        self,
+        x: Any,
+        *,
+        norms: NormRule,
+        is_training: bool = False,
+        batch_axis: str | None = None,
+    ) -> GloroLogits:
         """Computes logits and their bound.
 
         Args:
-            x: images (batch, H, W, C), or any (batch, ...), floating point.
+            x: images (batch, H, W, C), or any (batch, ...), floating point. Linear layers of the
+                body compute in the precision of `x`, bfloat16 say; weights, norms and the head
+                stay float32.
             norms: how norms are obtained; `gj.PowerIteration(steps=5)` to train.
-            is_training: told to the layers.
+            is_training: told to the layers. Layers that centre use the means of this batch then.
+            batch_axis: the axis of `pmap` or `shard_map` that the batch is spread over, so that
+                such means are over all of it.
 
         Returns:
             Scores (batch, m), the bound of the body, and the head's row distances.
@@ -68,7 +79,12 @@ class GloroNet(nn.Module):
         is_composing = is_frozen and not self.has_variable("frozen", "lipschitz")
         dtype = jnp.result_type(float) if is_composing else jnp.float32
         entered = Bounded.enter(
-            x, kind=norms.kind, rule=norms, is_training=is_training, dtype=dtype
+            x,
+            kind=norms.kind,
+            rule=norms,
+            is_training=is_training,
+            dtype=dtype,
+            batch_axis=batch_axis,
         )
         features, bound = self._leave(self.body(entered))
         if is_frozen:

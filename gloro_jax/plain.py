@@ -50,8 +50,10 @@ def _typed(kind: Any, value: Any, *, where: str) -> Any:
             return tuple(_typed(k, v, where=where) for k, v in zip(kinds, value, strict=True))
     elif origin is Literal and value in arguments:
         return value
-    elif origin in (typing.Union, types.UnionType) and value is None and type(None) in arguments:
-        return None
+    elif origin in (typing.Union, types.UnionType) and type(None) in arguments:
+        rest = [kind for kind in arguments if kind is not type(None)]
+        if value is None or len(rest) == 1:
+            return None if value is None else _typed(rest[0], value, where=where)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif kind in (int, bool, str) and type(value) is kind:

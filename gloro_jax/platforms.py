@@ -1,11 +1,13 @@
 """How the library compiles: the one place that knows about back ends."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import threadpoolctl
 from jax.core import Tracer
 
 # XLA:CPU hands convolutions to YNNPACK, whose weight gradients are 2 to 10 times slower than
@@ -16,6 +18,21 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 def compiler_options() -> dict[str, str]:
     """The XLA options for the default back end; starts that back end."""
     return dict(_CPU_OPTIONS) if jax.default_backend() == "cpu" else {}
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Lets BLAS factorise with one thread while it lasts.
+
+    XLA:CPU and NumPy hand factorisations to OpenBLAS. Many small ones are slower on several
+    threads; and in a training step, XLA already runs independent ones beside each other on its own
+    threads, which those of OpenBLAS then keep waiting: 1.1 to 1.4 times slower on two cores, from
+    128 to 2,048 rows.
+    """
+    import scipy.linalg  # noqa: F401  (its BLAS is the one that XLA calls; loaded before it is limited)
+
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def scan_unroll(length: int) -> int:

@@ -69,16 +69,15 @@ def check_lipschitz(
     variables = jax.jit(lambda k, x: net.init(k, x, norms=PowerIteration(steps=2)))(
         keys[1], example
     )
-    drawn = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(keys[2], p.shape), variables.get("params", {})
-    )
+    kept = {name: variables.get(name, {}) for name in ("params", "centering")}
+    drawn = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(keys[2], p.shape), kept)
     checks = _Checks(net, type(layer).__name__)
     ratios = []
     for scale in weight_scales:
-        params = jax.tree.map(lambda p, scale=scale: scale * p, drawn)
-        frozen = freeze(net, {"params": params}, input_shape=input_shape)
+        scaled = jax.tree.map(lambda p, scale=scale: scale * p, drawn)
+        frozen = freeze(net, scaled, input_shape=input_shape)
         spectral = variables.get("spectral", {})
-        checks.training_agrees(frozen, {"params": params, "spectral": spectral}, example)
+        checks.training_agrees(frozen, {**scaled, "spectral": spectral}, example)
         ratios.append(checks.constant_holds(frozen, example))
     return max(ratios)
 

@@ -85,13 +85,17 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
     def __call__(self, x: Bounded) -> Bounded:
         """Transforms the activation and its bound together."""
 
-    def apply_linear(self, x: Bounded, make: Callable[[], Linear]) -> Bounded:
+    def apply_linear(
+        self, x: Bounded, make: Callable[[], Linear], *, trained_norm: float | None = None
+    ) -> Bounded:
         """Applies a linear operator by the norm rule that `x` carries.
 
         Args:
             x: the activation.
             make: builds the operator from parameters. It is not called on a frozen network, whose
                 operators are stored as they were executed.
+            trained_norm: the norm to train with where it is known beforehand, as for orthogonal
+                kernels; estimated otherwise. A certificate never reads it.
 
         Raises:
             TypeError: if `x` is not a `Bounded`.
@@ -100,14 +104,15 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
         check_bounded(x, self)
         if isinstance(x.rule, Frozen):
             entry: FrozenLinear = frozen_entry(self, "linear")
-            run = _runner(entry.linear, precision=jax.lax.Precision.HIGHEST)
+            run = runner(entry.linear, precision=jax.lax.Precision.HIGHEST)
             return x.apply(run, lipschitz=UpperBound(entry.norm), step=self._step(entry.linear))
         linear = make()
-        run = _runner(linear, precision=None)
+        run = runner(linear, precision=None)
         if isinstance(x.rule, Collect):
             self.sow("operators", "linear", linear, init_fn=_nothing, reduce_fn=_same_geometry)
             return x.apply(run, lipschitz=Estimate(jnp.inf))  # not looked at
-        return x.apply(run, lipschitz=self._estimate(linear.operator, x.rule))
+        known = trained_norm is not None
+        return x.apply(run, lipschitz=trained_norm if known else self.estimate(linear, x))
 
     def _step(self, linear: Linear) -> Step | None:
         # The names under which a FrozenNet keeps these arrays.
@@ -116,8 +121,9 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
         kernel = f"{layer}/linear/linear/operator/kernel"
         return linear.operator.step(layer, kernel=kernel, bias=bias)
 
-    def _estimate(self, operator: Operator, rule: PowerIteration) -> Any:
-        shape = operator.input_shape
+    def estimate(self, linear: Linear, x: Bounded) -> Estimate:
+        """The norm by power iteration, with this layer's start vector in "spectral"."""
+        operator, rule, shape = linear.operator, x.rule, linear.operator.input_shape
         if not (self.has_variable("spectral", "vector") or self.is_mutable_collection("spectral")):
             raise ValueError(
                 f"{self.name or type(self).__name__} has no power-iteration vector. Pass "
@@ -139,23 +145,27 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
         return estimate
 
 
-def check_bounded(x: Any, layer: nn.Module) -> None:
-    """Raises a TypeError that teaches if `x` is not a `Bounded`."""
+def check_bounded(x: Any, layer: nn.Module) -> Bounded:
+    """`x`, or a TypeError that teaches if it is not a `Bounded`."""
     if not isinstance(x, Bounded):
         raise TypeError(
             f"{type(layer).__name__} is a layer for the body of a GloroNet and takes a Bounded, "
             f"got {type(x).__name__}. Put it into gj.GloroNet(body, num_classes)."
         )
+    return x
 
 
 def add_bias(values: Any, bias: Any) -> Any:
-    """`values` plus a bias along the last axis."""
-    return values + jnp.reshape(bias, (1,) * (values.ndim - 1) + (-1,))
+    """`values` plus a bias along the last axis, in the precision of `values`."""
+    return values + jnp.reshape(bias, (1,) * (values.ndim - 1) + (-1,)).astype(values.dtype)
 
 
-def _runner(linear: Linear, *, precision: Any) -> Callable[[Any], Any]:
+def runner(linear: Linear, *, precision: Any) -> Callable[[Any], Any]:
+    """The function that a linear layer applies, in the precision of its argument."""
+
     def run(values: Any) -> Any:
-        image = linear.operator(values, precision=precision)
+        operator = jax.tree.map(lambda kernel: kernel.astype(values.dtype), linear.operator)
+        image = operator(values, precision=precision)
         return image if linear.bias is None else add_bias(image, linear.bias)
 
     return run

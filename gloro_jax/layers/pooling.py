@@ -178,7 +178,8 @@ class Normalize(LipschitzLayer):
         lead = (1,) * (len(x.shape) - 1)
 
         def standardise(v: jax.Array) -> jax.Array:
-            return (v - mean.reshape(*lead, -1)) * factor.reshape(*lead, -1)
+            shift, slope = (a.reshape(*lead, -1).astype(v.dtype) for a in (mean, factor))
+            return (v - shift) * slope
 
         # The executed numbers are float32; as float64 they are the same.
         step = Step.of("normalize", mean=mean.tolist(), factor=factor.tolist())

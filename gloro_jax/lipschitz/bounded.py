@@ -36,13 +36,14 @@ _NOT_AN_ARRAY = (
 )
 
 
-@pytree_dataclass(static=("kind", "rule", "is_training", "steps"))
+@pytree_dataclass(static=("kind", "rule", "is_training", "batch_axis", "steps"))
 class Bounded:
     """An activation and the Lipschitz bound of the map that produced it.
 
-    Layers read `shape`, `rule` (how norms are obtained) and `is_training`; the activation itself
-    is reached through `apply` only. `steps` is what was applied so far, where somebody asked for
-    it, and None otherwise.
+    Layers read `shape`, `rule` (how norms are obtained), `is_training` and `batch_axis` (the mapped
+    axis that a batch is spread over, None for none); the activation itself is reached through
+    `apply` only. `steps` is what was applied so far, where somebody asked for it, and None
+    otherwise.
     """
 
     _value: Any
@@ -51,11 +52,19 @@ class Bounded:
     kind: Kind
     rule: Any
     is_training: bool
+    batch_axis: str | None = None
     steps: Steps | None = None
 
     @staticmethod
     def enter(
-        x: Array, *, kind: Kind, rule: Any, is_training: bool, dtype: Any, is_noting: bool = False
+        x: Array,
+        *,
+        kind: Kind,
+        rule: Any,
+        is_training: bool,
+        dtype: Any,
+        batch_axis: str | None = None,
+        is_noting: bool = False,
     ) -> "Bounded":
         """Wraps a network's input: the identity has Lipschitz constant 1.
 
@@ -65,14 +74,16 @@ class Bounded:
             rule: the norm rule, hashable, that layers will find in `rule`.
             is_training: what layers will find in `is_training`.
             dtype: of the bound.
+            batch_axis: what layers will find in `batch_axis`.
             is_noting: whether `steps` are noted.
         """
         steps = () if is_noting else None
-        return Bounded(x, jnp.ones((), dtype), jnp.float32(_SEAL), kind, rule, is_training, steps)
+        one, seal = jnp.ones((), dtype), jnp.float32(_SEAL)
+        return Bounded(x, one, seal, kind, rule, is_training, batch_axis, steps)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The activation's shape, batch first."""
+    def shape(self) -> tuple[Any, ...]:
+        """The activation's shape, batch first; the batch is a symbol while JAX exports."""
         return tuple(self._value.shape)
 
     def apply(
@@ -108,7 +119,7 @@ class Bounded:
         multiply = multiply_up if kind == "upper" else operator.mul
         bound = multiply(self._lipschitz, constant)
         steps = None if self.steps is None else (*self.steps, step or Step(None))
-        return Bounded(value, bound, self._seal, kind, self.rule, self.is_training, steps)
+        return self._with(value, bound, self._seal, kind, steps)
 
     @staticmethod
     def add(a: "Bounded", b: "Bounded") -> "Bounded":
@@ -120,7 +131,7 @@ class Bounded:
         """
         if not (isinstance(a, Bounded) and isinstance(b, Bounded)):
             raise TypeError("Bounded.add joins two Bounded branches of one network.")
-        if a.shape != b.shape or (a.rule, a.is_training) != (b.rule, b.is_training):
+        if a.shape != b.shape or a._passes() != b._passes():
             raise ValueError(
                 f"The branches of a sum must have one shape, got {a.shape} and {b.shape}, and "
                 "come from the same forward pass."
@@ -130,12 +141,21 @@ class Bounded:
         total = add(a._lipschitz, b._lipschitz)
         seal = jnp.where(b._seal == _SEAL, a._seal, jnp.nan)
         steps = None if a.steps is None or b.steps is None else joined(a.steps, b.steps)
-        return Bounded(a._value + b._value, total, seal, kind, a.rule, a.is_training, steps)
+        return a._with(a._value + b._value, total, seal, kind, steps)
 
     def leave(self) -> tuple[Float[Array, "batch ..."], Estimate | UpperBound]:
         """The activation and its bound, apart. Only `GloroNet` may call this; a test checks it."""
         number = UpperBound if self.kind == "upper" else Estimate
         return self._value, number(jnp.where(self._seal == _SEAL, self._lipschitz, jnp.nan))
+
+    def _passes(self) -> tuple[Any, bool, str | None]:
+        """What all activations of one forward pass have in common."""
+        return self.rule, self.is_training, self.batch_axis
+
+    def _with(
+        self, value: Any, bound: Any, seal: Any, kind: Kind, steps: Steps | None
+    ) -> "Bounded":
+        return Bounded(value, bound, seal, kind, *self._passes(), steps)
 
     def _read(self, lipschitz: Constant) -> tuple[Any, Kind]:
         dtype = self._lipschitz.dtype

@@ -9,7 +9,6 @@ is looser, never lower.
 import dataclasses
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from gloro_jax.lipschitz.blocks import Blocks
 from gloro_jax.lipschitz.constraints import prove
@@ -18,10 +17,12 @@ from gloro_jax.lipschitz.gram import cholesky
 from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
 from gloro_jax.lipschitz.rounding import cholesky_slack, gamma, up
 from gloro_jax.lipschitz.torus import Torus
+from gloro_jax.platforms import one_blas_thread
 
 _BYTES = 2**30  # of all Fourier blocks together; beyond that the torus's own bound must do
 _LANCZOS_TOL = 3e-3
 _SLOWER, _ATTEMPTS = 1.7, 12
+_SHARP = 5e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +91,7 @@ def stride_one_norm_squared(case: StrideOneCase, *, tol: float) -> float:
     Returns:
         The bound; infinity if none was proved.
     """
-    with threadpool_limits(1):  # many small factorisations: more BLAS threads are slower
+    with one_blas_thread():
         masks = {"is_input": case.is_input, "is_output": case.is_output}
         geometry = {"image_size": case.image_size, "pads": case.pads, **masks}
         torus = Torus.around(case.kernel, **geometry).best_twisted()
@@ -111,6 +112,9 @@ def _tightened(torus: Torus, linear: StrideOne, tol: float) -> float:
         if accuracy is not None:
             lower, vectors = largest_singular_vectors(linear, tol=min(accuracy, _LANCZOS_TOL))
             hints = _on_torus(torus, vectors)
+            # Near the identity nothing is lost on the torus, and its own bound is the sharper.
+            if torus.largest_eigenvalue <= (lower * (1 + _SHARP)) ** 2:
+                return torus_norm_squared(torus, margin=_SHARP)
         else:
             excess *= _SLOWER
         bound = prove(blocks, (lower * (1 + excess)) ** 2, margin=0.25 * excess, hints=hints)
@@ -119,9 +123,9 @@ def _tightened(torus: Torus, linear: StrideOne, tol: float) -> float:
     return torus_norm_squared(torus)
 
 
-def torus_norm_squared(torus: Torus) -> float:
+def torus_norm_squared(torus: Torus, *, margin: float = 1e-5) -> float:
     """The bound of the circular convolution alone: t is raised until t I - T(w) factorises."""
-    n, guess, margin = torus.channels, torus.largest_eigenvalue(), 1e-5
+    n, guess = torus.channels, torus.largest_eigenvalue
     while np.isfinite(t := guess * (1.0 + margin)) and margin < 1e3:
         identity = t * np.eye(n)
         if all(cholesky(identity - torus.blocks(some)) is not None for some in torus.chunks()):

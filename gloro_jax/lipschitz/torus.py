@@ -200,8 +200,9 @@ class Torus:
     def best_twisted(self) -> "Torus":
         """With the twist whose bound is about the least."""
         twisted = [dataclasses.replace(self, twist=twist) for twist in TWISTS]
-        return min(twisted, key=lambda torus: torus.largest_eigenvalue())
+        return min(twisted, key=lambda torus: torus.largest_eigenvalue)
 
+    @functools.cached_property
     def largest_eigenvalue(self) -> float:
         """Roughly the largest eigenvalue over all blocks, from below: power iteration."""
         rng, largest = np.random.default_rng(0), 0.0

@@ -1,37 +1,15 @@
-"""The run folder: what a training run leaves behind, and how it is loaded again.
-
-    config.json            the model, the data and the training, as plain data
-    metrics.jsonl          one line per epoch
-    checkpoints/           what an unfinished run needs to go on
-    weights/best.safetensors, weights/last.safetensors
-                           weights as executed, guaranteed norms, and a digest over both
-    summary.json           how a finished run ended
-
-Loading reads JSON and arrays; it never executes anything a file says.
-"""
+"""Making, reopening and reading run folders; JSON only."""
 
 import contextlib
-import dataclasses
 import json
 import os
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
+from gloro_jax.models import ModelConfig, as_plain, from_plain_model
+from gloro_jax.plain import flat
 
-from gloro_jax.freeze import from_arrays
-from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.gloro import GloroNet
-from gloro_jax.models import ModelConfig
-from gloro_jax.plain import flat, from_plain
-
-Checkpoint = Literal["best", "last"]
-
-_FORMAT = "1"
 _PLACES = ("source", "directory")
 
 
@@ -107,8 +85,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def check_model(model: ModelConfig) -> None:
     """Raises a ValueError unless `model` can be read back from a run folder as it is."""
-    plain = json.loads(json.dumps(dataclasses.asdict(model)))
-    if from_plain(ModelConfig, plain, where="model") != model:
+    if from_plain_model(json.loads(json.dumps(as_plain(model)))) != model:
         raise ValueError(
             f"{type(model).__name__} cannot be stored as a model config. Pass the network itself, "
             "fit(model.build(), ...), and give it again to gj.load(run, net=...)."
@@ -117,12 +94,12 @@ def check_model(model: ModelConfig) -> None:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Writes config.json, whole or not at all."""
-    _write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Writes summary.json, whole or not at all."""
-    _write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
 
 
 def set_aside(folder: Path, checkpoints: list[int]) -> Path:
@@ -190,53 +167,6 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
-    """Writes a frozen network's weights, norms and digest, whole or not at all."""
-    metadata = {
-        "format": _FORMAT,
-        "digest": frozen.digest,
-        "input_shape": json.dumps(frozen.input_shape),
-    }
-    arrays = {name: np.asarray(array, order="C") for name, array in frozen.arrays().items()}
-    _write_atomically(_weights(folder, checkpoint), safetensors.numpy.save(arrays, metadata))
-
-
-def load(
-    run: str | os.PathLike[str], *, checkpoint: Checkpoint = "best", net: GloroNet | None = None
-) -> FrozenNet:
-    """The frozen network of a run, with the bounds stored there.
-
-    The digest is compared; it finds accidents, not forgers (SECURITY.md).
-
-    Args:
-        run: the run folder.
-        checkpoint: "best" by validation, or "last".
-        net: the network, where it was not built from a model config of this library.
-
-    Raises:
-        FileNotFoundError: if the folder or the checkpoint is not there.
-        ValueError: if a file is damaged, belongs to another network, or does not match its digest.
-    """
-    if checkpoint not in typing.get_args(Checkpoint):
-        raise ValueError(f"checkpoint is 'best' or 'last', got {checkpoint!r}.")
-    model = read_config(run).get("model")
-    if net is not None:
-        built = net
-    elif model is not None:
-        built = from_plain(ModelConfig, model, where="model").build()
-    else:
-        raise ValueError(
-            f"{Path(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
-        )
-    path = _weights(Path(run), checkpoint)
-    arrays, metadata = _read_arrays(path)
-    try:
-        input_shape = tuple(json.loads(metadata["input_shape"]))
-        return from_arrays(built, arrays, input_shape=input_shape, digest=metadata["digest"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from None
-
-
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
@@ -251,30 +181,12 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
     kept = {k: v for k, v in config["data"].items() if k not in _PLACES}
     network = config.get("network") if config.get("model") is None else None
-    return {**{k: config.get(k) for k in ("model", "training")}, "data": kept, "network": network}
+    same = {k: config.get(k) for k in ("model", "training", "initial")}
+    return {**same, "data": kept, "network": network}
 
 
-def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: did the run finish?")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no weights file: {error}.") from None
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}; this version reads {_FORMAT!r}."
-        )
-    return arrays, metadata
-
-
-def _weights(folder: Path, checkpoint: Checkpoint) -> Path:
-    return folder / "weights" / f"{checkpoint}.safetensors"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)

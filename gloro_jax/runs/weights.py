@@ -1,0 +1,120 @@
+"""The weights of a run: frozen ones under a digest, and those that training moved."""
+
+import json
+import os
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gloro_jax.freeze import from_arrays
+from gloro_jax.frozen_net import FrozenNet, named_leaves
+from gloro_jax.gloro import GloroNet
+from gloro_jax.models import from_plain_model
+from gloro_jax.runs.folder import read_config, write_atomically
+
+Checkpoint = Literal["best", "last"]
+
+_FORMAT = "1"
+
+
+def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
+    """Writes a frozen network's weights, norms and digest, whole or not at all."""
+    write_atomically(_weights(folder, checkpoint), frozen_content(frozen))
+
+
+def frozen_content(frozen: FrozenNet) -> bytes:
+    """A frozen network's weights, norms and digest as a safetensors file."""
+    metadata = {
+        "format": _FORMAT,
+        "digest": frozen.digest,
+        "input_shape": json.dumps(frozen.input_shape),
+    }
+    arrays = {name: np.asarray(array, order="C") for name, array in frozen.arrays().items()}
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None:
+    """Writes what a training may start from: "params", and "centering" where there is any."""
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
+    content = safetensors.numpy.save(arrays, {"format": _FORMAT})
+    write_atomically(_weights(folder, checkpoint, what=".variables"), content)
+
+
+def load_variables(
+    run: str | os.PathLike[str], *, checkpoint: Checkpoint = "best"
+) -> dict[str, Any]:
+    """What a run's training moved: "params" and "centering", for `fit(..., initial=)`.
+
+    Raises:
+        FileNotFoundError: if the run holds none; runs made before version 0.1 do not.
+        ValueError: if the file is damaged.
+    """
+    arrays, _ = _read_arrays(_weights(Path(run), checkpoint, what=".variables"))
+    tree: dict[str, Any] = {"params": {}, "centering": {}}
+    for name, array in arrays.items():
+        *path, last = name.split("/")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree
+
+
+def load(
+    run: str | os.PathLike[str], *, checkpoint: Checkpoint = "best", net: GloroNet | None = None
+) -> FrozenNet:
+    """The frozen network of a run, with the bounds stored there.
+
+    The digest is compared; it finds accidents, not forgers (SECURITY.md).
+
+    Args:
+        run: the run folder.
+        checkpoint: "best" by validation, or "last".
+        net: the network, where it was not built from a model config of this library.
+
+    Raises:
+        FileNotFoundError: if the folder or the checkpoint is not there.
+        ValueError: if a file is damaged, belongs to another network, or does not match its digest.
+    """
+    path = _weights(Path(run), checkpoint)
+    model = read_config(run).get("model")
+    if net is not None:
+        built = net
+    elif model is not None:
+        built = from_plain_model(model).build()
+    else:
+        raise ValueError(
+            f"{Path(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
+        )
+    arrays, metadata = _read_arrays(path)
+    try:
+        input_shape = tuple(json.loads(metadata["input_shape"]))
+        return from_arrays(built, arrays, input_shape=input_shape, digest=metadata["digest"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: did the run finish?")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no weights file: {error}.") from None
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}; this version reads {_FORMAT!r}."
+        )
+    return arrays, metadata
+
+
+def _weights(folder: Path, checkpoint: Checkpoint, *, what: str = "") -> Path:
+    if checkpoint not in typing.get_args(Checkpoint):
+        raise ValueError(f"checkpoint is 'best' or 'last', got {checkpoint!r}.")
+    return folder / "weights" / f"{checkpoint}{what}.safetensors"

@@ -14,7 +14,7 @@ from gloro_jax.cli.words import known, parse
 from gloro_jax.data import DataConfig, open_data
 from gloro_jax.data.npz import is_npz
 from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
-from gloro_jax.models import ModelConfig
+from gloro_jax.models import ModelConfig, from_plain_model
 from gloro_jax.recipes import RECIPES
 from gloro_jax.training import Session, TrainConfig, TrainResult, fit
 
@@ -52,8 +52,28 @@ def train(words: list[str]) -> int:
     source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
     directory = str(options.data_dir) if options.data_dir else None
     data = DataConfig(source, options.validation, RECIPES[name]().data.seed, directory)
-    _fit(options.model, data, options.training, options.run, session)
+    model, initial = _start(options, RECIPES[name]().model)
+    _fit(model, data, options.training, options.run, session, initial)
     return 0
+
+
+def _start(options: Any, usual: ModelConfig) -> tuple[ModelConfig, Any]:
+    """The network to train, and the weights to start from."""
+    if options.init_from is None:
+        return options.model, None
+    stored = runs.read_config(options.init_from).get("model")
+    if stored is None:
+        raise ValueError(
+            f"{options.init_from} holds a network of one's own, which the command line cannot "
+            "build: use gj.training.fit(net, ..., initial=gj.runs.load_variables(run))."
+        )
+    model = from_plain_model(stored)
+    if options.model not in (usual, model):
+        raise ValueError(
+            f"--init-from trains the network of {options.init_from}, so the model options do not "
+            "apply: leave them out."
+        )
+    return model, runs.load_variables(options.init_from)
 
 
 def _options(name: str) -> Any:
@@ -70,6 +90,8 @@ def _options(name: str) -> Any:
             validation: share of the training images held out to choose the best epoch.
             data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless
                 given.
+            init_from: start from the weights of this run, of training or of import-torch, and
+                train its network in place of the recipe's.
             resume: go on from the newest checkpoint in RUN; start where there is none.
             resume_step: go on from the checkpoint of this step instead.
             checkpoint_seconds: save a checkpoint when the last one is this old.
@@ -83,13 +105,14 @@ def _options(name: str) -> Any:
         data: str = recipe.data.source
         validation: float = recipe.data.validation
         data_dir: Path | None = None
+        init_from: Path | None = None
         resume: bool = False
         resume_step: int | None = None
         checkpoint_seconds: float = 60.0
         tensorboard: bool = False
         profile: bool = False
         training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
-        model: ModelConfig = recipe.model
+        model: type(recipe.model) = recipe.model  # type: ignore[valid-type]
 
     return TrainOptions
 
@@ -117,13 +140,18 @@ def demo(words: list[str]) -> int:
 
 
 def _fit(
-    model: Any, data_config: DataConfig, training: TrainConfig, run: Path, session: Session
+    model: ModelConfig,
+    data_config: DataConfig,
+    training: TrainConfig,
+    run: Path,
+    session: Session,
+    initial: Any = None,
 ) -> TrainResult:
     data = open_data(data_config)
     console = Console(highlight=False, soft_wrap=True)
     config = {"model": model, "data": data_config, "training": training}
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
-    result = fit(model, data, training, run=run, session=session)
+    result = fit(model, data, training, run=run, session=session, initial=initial)
     report = result.validation
     console.print(
         f"{escape(data.name)}: best epoch {result.best_epoch} of {training.epochs}, "

@@ -110,7 +110,9 @@ def layer_norms(frozen: FrozenNet, spectral: Any, *, steps: int) -> dict[str, di
     guaranteed = frozen.layer_norms()
     return {
         name: {
-            "estimate": operator_estimate(operator, vectors[name], steps=steps),
+            "estimate": operator_estimate(operator, vectors[name], steps=steps)
+            if name in vectors
+            else 1.0,  # orthonormalised: training counts it as 1
             "guaranteed": guaranteed[name],
         }
         for name, operator in frozen.operators().items()

@@ -1,6 +1,7 @@
 """Named training recipes: a function per recipe, returning all that a run needs."""
 
 from gloro_jax.recipes.cifar10 import cifar10_6c2f as cifar10_6c2f
+from gloro_jax.recipes.cifar10 import cifar10_liresnet_small as cifar10_liresnet_small
 from gloro_jax.recipes.digits import digits as digits
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
@@ -9,5 +10,12 @@ from gloro_jax.recipes.recipe import Recipe as Recipe
 
 RECIPES = {
     recipe.__name__: recipe
-    for recipe in (digits, mnist_2c2f, mnist_4c3f, fashion_2c2f, cifar10_6c2f)
+    for recipe in (
+        digits,
+        mnist_2c2f,
+        mnist_4c3f,
+        fashion_2c2f,
+        cifar10_6c2f,
+        cifar10_liresnet_small,
+    )
 }

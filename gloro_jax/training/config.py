@@ -11,6 +11,7 @@ from gloro_jax.schedules import check_schedule
 _TINY, _HUGE = 1e-9, 1e9  # what stays between these, float32 holds
 
 OptimizerName = Literal["adam", "nadam"]
+ComputeType = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrainConfig:
         warmup_epochs: epochs over which the learning rate also rises linearly from 0.
         clip_norm: gradients are scaled down to this global l2 norm.
         power_steps: power-iteration rounds per training step.
+        compute: precision of activations in training, "float32" or "bfloat16"; weights, norms and
+            the optimiser stay float32, and so do validation and certificates.
         augmentation: what happens to training images.
         seed: of initial weights, power-iteration vectors, the order of examples, augmentation.
     """
@@ -57,6 +60,7 @@ class TrainConfig:
     warmup_epochs: int = 0
     clip_norm: float = 3.0
     power_steps: int = 5
+    compute: ComputeType = "float32"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     seed: int = 0
 

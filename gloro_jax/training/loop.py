@@ -1,12 +1,15 @@
 """fit: checks, the run folder, training, and freezing what was learnt."""
 
 import dataclasses
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,9 +18,9 @@ from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
 from gloro_jax.freeze import freeze
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, named_leaves
 from gloro_jax.gloro import GloroNet
-from gloro_jax.models import ModelConfig
+from gloro_jax.models import ModelConfig, as_plain
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
@@ -57,6 +60,7 @@ def fit(
     run: str | os.PathLike[str],
     session: Session | None = None,
     backend: Backend = "pmap",
+    initial: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Trains, picks the best epoch on validation, freezes and saves.
 
@@ -68,6 +72,8 @@ def fit(
         run: a folder for config, metrics, checkpoints and weights; new, unless resuming.
         session: resuming, checkpoints, event files, profile; see `Session`.
         backend: how steps run on several devices.
+        initial: "params", and "centering" where the network has it, to start from, as
+            `gj.runs.load_variables` returns them; fresh ones from the seed unless given.
 
     Returns:
         The result; `run` holds the same on disk.
@@ -87,7 +93,9 @@ def fit(
     built = net.build() if isinstance(net, ModelConfig) else net
     _check(built, data, config)
     plain = _plain_config(net, data, config)
-    trainer = Trainer(built, data, config, backend=backend)
+    if initial is not None:
+        plain["initial"] = _digest_of(initial)
+    trainer = Trainer(built, data, config, backend=backend, initial=initial)
     folder = _open_folder(Path(run), plain, session)
     with runs.locked(folder):
         _train(trainer, folder, session, built, data)
@@ -149,7 +157,7 @@ def _finish(
     trainer: Trainer, folder: Path, net: GloroNet, data: Dataset, config: TrainConfig
 ) -> TrainResult:
     frozen = _freeze(net, folder, "best", trainer.best, data.input_shape)
-    last = _freeze(net, folder, "last", trainer.state.params, data.input_shape)
+    last = _freeze(net, folder, "last", trainer.learnt, data.input_shape)
     held_out = [(data.validation.images, data.validation.labels)]
     report = verified_robust_accuracy(frozen, held_out, epsilon=config.epsilon)
     position = trainer.position
@@ -172,12 +180,21 @@ def _freeze(
     net: GloroNet,
     folder: Path,
     checkpoint: runs.Checkpoint,
-    params: Any,
+    learnt: Any,
     input_shape: tuple[int, ...],
 ) -> FrozenNet:
-    frozen = freeze(net, {"params": params}, input_shape=input_shape)
+    frozen = freeze(net, learnt, input_shape=input_shape)
+    runs.save_variables(folder, checkpoint, learnt)
     runs.save_frozen(folder, checkpoint, frozen)
     return frozen
+
+
+def _digest_of(initial: Mapping[str, Any]) -> str:
+    """SHA-256 of the weights that a training starts from: resuming compares it."""
+    sha = hashlib.sha256()
+    for name, leaf in named_leaves(dict(initial)):
+        sha.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
 
 
 def _check(net: Any, data: Any, config: Any) -> None:
@@ -216,7 +233,7 @@ def _plain_config(
     origin = dataclasses.asdict(data.origin) if data.origin else {"source": None}
     return {
         "gloro_jax": __version__,
-        "model": dataclasses.asdict(net) if isinstance(net, ModelConfig) else None,
+        "model": as_plain(net) if isinstance(net, ModelConfig) else None,
         # For a network of one's own: its fields, without addresses that change with the process.
         "network": None
         if isinstance(net, ModelConfig)

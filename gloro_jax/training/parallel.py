@@ -18,7 +18,7 @@ from gloro_jax.platforms import compiler_options, scan_unroll
 Backend = Literal["pmap", "shard_map"]
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-_AXIS = "data"
+AXIS = "data"  # the axis that a batch is spread over
 
 
 def value_and_grad(
@@ -49,7 +49,7 @@ def value_and_grad(
         return jax.value_and_grad(loss, has_aux=True)(params, part, *constants)
 
     if microbatches == 1:
-        return jax.lax.pmean(one(batch), _AXIS)
+        return jax.lax.pmean(one(batch), AXIS)
     parts = jax.tree.map(lambda a: a.reshape((microbatches, -1, *a.shape[1:])), batch)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -58,16 +58,16 @@ def value_and_grad(
     shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0], parts))
     zero = jax.tree.map(lambda s: _varying(jnp.zeros(s.shape, s.dtype)), shapes)
     total, _ = jax.lax.scan(add, zero, parts, unroll=scan_unroll(microbatches))
-    return jax.lax.pmean(jax.tree.map(lambda a: a / microbatches, total), _AXIS)
+    return jax.lax.pmean(jax.tree.map(lambda a: a / microbatches, total), AXIS)
 
 
 def _varying(array: Any) -> Any:
-    return jax.lax.pcast(array, _AXIS, to="varying")
+    return jax.lax.pcast(array, AXIS, to="varying")
 
 
 def sum_over_devices(tree: Any) -> Any:
     """Adds up every leaf over devices; to be called in a step."""
-    return jax.lax.psum(tree, _AXIS)
+    return jax.lax.psum(tree, AXIS)
 
 
 def data_parallel(
@@ -114,7 +114,7 @@ def data_parallel(
 def _pmapped(step: Step, devices: list[Any]) -> Step:
     mapped = jax.pmap(
         step,
-        axis_name=_AXIS,
+        axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=(None, None),
         donate_argnums=0,
@@ -135,8 +135,8 @@ def _pmapped(step: Step, devices: list[Any]) -> Step:
 
 def _shard_mapped(step: Step, devices: list[Any]) -> Step:
     axis_types = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((len(devices),), (_AXIS,), axis_types, devices=devices)
-    whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(_AXIS)
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types, devices=devices)
+    whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
     mapped = jax.shard_map(
         step, mesh=mesh, in_specs=(whole, shared), out_specs=(whole, whole), check_vma=True
     )

@@ -1,14 +1,20 @@
 """The state of a training run: everything a step reads and writes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from gloro_jax.frozen_net import named_leaves
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
 from gloro_jax.pytrees import pytree_dataclass
+
+# Rounds of power iteration on weights that were trained elsewhere, from random vectors.
+_FIRST_ROUNDS = 100
 
 
 @pytree_dataclass()
@@ -19,13 +25,20 @@ class TrainState:
         step: steps taken.
         params: weights.
         spectral: power-iteration vectors.
+        centering: running means of layers that centre.
         opt_state: of the optimiser.
     """
 
     step: Any
     params: Any
     spectral: Any
+    centering: Any
     opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's collections."""
+        return {"params": self.params, "spectral": self.spectral, "centering": self.centering}
 
 
 def initial_state(
@@ -41,7 +54,48 @@ def initial_state(
     def init(key: Any) -> TrainState:
         variables = net.init(key, example, norms=PowerIteration(steps=1))
         params = variables["params"]
-        spectral = variables.get("spectral", {})
-        return TrainState(jnp.zeros((), jnp.int32), params, spectral, optimizer.init(params))
+        spectral, centering = (variables.get(name, {}) for name in ("spectral", "centering"))
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, spectral, centering, optimizer.init(params))
 
     return jax.jit(init)(jax.random.key(seed))
+
+
+def started_from(
+    state: TrainState,
+    initial: Mapping[str, Any],
+    *,
+    net: GloroNet,
+    optimizer: optax.GradientTransformation,
+    input_shape: tuple[int, ...],
+) -> TrainState:
+    """A fresh `state` with the weights and running means of another training.
+
+    Its power-iteration vectors are brought close to the singular vectors of those weights.
+
+    Raises:
+        ValueError: if names or shapes are not those of the network; all are listed.
+    """
+    fresh = {"params": state.params, "centering": state.centering}
+    given = {name: initial.get(name, {}) for name in fresh}
+    wanted = {name: np.shape(leaf) for name, leaf in named_leaves(fresh)}
+    found = {name: np.shape(leaf) for name, leaf in named_leaves(given)}
+    differing = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
+    if differing:
+        lines = [f"{k}: {found.get(k, 'none')}, wanted {wanted.get(k, 'none')}" for k in differing]
+        raise ValueError("The initial weights belong to another network. " + "; ".join(lines))
+    example = jnp.zeros((1, *input_shape), jnp.float32)
+
+    def start(spectral: Any, kept: Any) -> TrainState:
+        norms = PowerIteration(steps=_FIRST_ROUNDS)
+        variables = {**kept, "spectral": spectral}
+        moved = net.apply(variables, example, norms=norms, mutable=["spectral"])[1]
+        return TrainState(
+            jnp.zeros((), jnp.int32),
+            kept["params"],
+            moved.get("spectral", {}),
+            kept["centering"],
+            optimizer.init(kept["params"]),
+        )
+
+    return jax.jit(start)(state.spectral, jax.tree.map(jnp.asarray, given))

@@ -15,13 +15,16 @@ from gloro_jax.layers import PowerIteration
 from gloro_jax.margins import GloroLogits, bottom_logit
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.training.parallel import sum_over_devices, value_and_grad
+from gloro_jax.training.parallel import AXIS, sum_over_devices, value_and_grad
 from gloro_jax.training.state import TrainState
 
 Loss = Callable[..., Any]
 
 # Validation may take its time: the estimate it reports is then close to the norm.
 _VALIDATION_STEPS = 30
+
+# The collections that a training step moves without a gradient.
+_MOVING = ("spectral", "centering")
 
 # Initial weights come from the seed's key itself; augmentation draws from a key folded from it.
 _AUGMENTATION_STREAM = 1
@@ -65,17 +68,13 @@ def make_train_step(
     objective = _make_objective(net, config, steps_per_epoch=steps_per_epoch)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        (_, (spectral, sums)), gradient = value_and_grad(
-            objective,
-            state.params,
-            batch,
-            state.spectral,
-            state.step,
-            microbatches=config.microbatches,
+        rest = {name: state.variables[name] for name in _MOVING}
+        (_, (moved, sums)), gradient = value_and_grad(
+            objective, state.params, batch, rest, state.step, microbatches=config.microbatches
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, spectral, opt_state), sums
+        return TrainState(state.step + 1, params, **moved, opt_state=opt_state), sums
 
     return step
 
@@ -83,22 +82,23 @@ def make_train_step(
 def _make_objective(
     net: GloroNet, config: TrainConfig, *, steps_per_epoch: int
 ) -> Callable[[Any, Batch, Any, Any], Any]:
-    """(params, batch, spectral, step) to (mean loss, (new spectral, sums))."""
+    """(params, batch, other collections, step) to (mean loss, (new collections, sums))."""
     loss_of, norms = make_loss(config), PowerIteration(steps=config.power_steps)
     radius = parse_schedule(config.epsilon_schedule, epochs=config.epochs)
     weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
 
-    def objective(params: Any, batch: Batch, spectral: Any, step: Any) -> Any:
+    def objective(params: Any, batch: Batch, rest: Any, step: Any) -> Any:
         key = jax.random.fold_in(jax.random.key(config.seed), _AUGMENTATION_STREAM)
         images = augmented(
             batch.images, batch.index, config=config.augmentation, key=key, step=step
         )
         logits, new = net.apply(
-            {"params": params, "spectral": spectral},
-            images,
+            {"params": params, **rest},
+            images.astype(config.compute),
             norms=norms,
             is_training=True,
-            mutable=["spectral"],
+            batch_axis=AXIS,
+            mutable=list(_MOVING),
         )
         time = step / steps_per_epoch
         per_example = loss_of(
@@ -108,7 +108,7 @@ def _make_objective(
             weight=config.trades_weight * weight(time),
         )
         sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
-        return jnp.mean(per_example), (new.get("spectral", {}), sums)
+        return jnp.mean(per_example), ({name: new.get(name, {}) for name in _MOVING}, sums)
 
     return objective
 
@@ -120,8 +120,7 @@ def make_eval_step(
     loss_of, norms = make_loss(config), PowerIteration(steps=_VALIDATION_STEPS)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        variables = {"params": state.params, "spectral": state.spectral}
-        logits: Any = net.apply(variables, as_float(batch.images), norms=norms)
+        logits: Any = net.apply(state.variables, as_float(batch.images), norms=norms)
         per_example = loss_of(
             logits, batch.labels, epsilon=config.epsilon, weight=config.trades_weight
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from gloro_jax.data import Dataset, evaluation_batches, training_batches
 from gloro_jax.frozen_net import named_leaves
 from gloro_jax.gloro import GloroNet
+from gloro_jax.platforms import one_blas_thread
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot
 from gloro_jax.training.config import TrainConfig
@@ -22,7 +24,7 @@ from gloro_jax.training.parallel import Backend, data_parallel
 from gloro_jax.training.profiler import Profiler
 from gloro_jax.training.progress import TrainingProgress
 from gloro_jax.training.session import Session
-from gloro_jax.training.state import TrainState, initial_state
+from gloro_jax.training.state import TrainState, initial_state, started_from
 from gloro_jax.training.step import make_eval_step, make_train_step
 
 _EVALUATION_BATCH = 256
@@ -53,11 +55,17 @@ class Trainer:
     Attributes:
         position: where it stands.
         state: weights, vectors and optimiser.
-        best: the weights of the best epoch, None before the first.
+        best: what `freeze` needs of the best epoch, None before the first.
     """
 
     def __init__(
-        self, net: GloroNet, data: Dataset, config: TrainConfig, *, backend: Backend
+        self,
+        net: GloroNet,
+        data: Dataset,
+        config: TrainConfig,
+        *,
+        backend: Backend,
+        initial: Mapping[str, Any] | None = None,
     ) -> None:
         self._data, self._config = data, config
         self._steps_per_epoch = len(data.train) // config.batch_size
@@ -68,6 +76,10 @@ class Trainer:
         self.state: TrainState = initial_state(
             net, optimizer, seed=config.seed, input_shape=data.input_shape
         )
+        if initial is not None:
+            self.state = started_from(
+                self.state, initial, net=net, optimizer=optimizer, input_shape=data.input_shape
+            )
         self.position, self.best = Position(), None
         self._pending: Any = None
         self._taken = 0  # steps of the epoch under way that this sitting took
@@ -77,6 +89,11 @@ class Trainer:
     def step(self) -> int:
         """Steps taken."""
         return len(self.position.history) * self._steps_per_epoch + self.position.batches
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What `freeze` needs of the state: weights, and running means where there are any."""
+        return {name: self.state.variables[name] for name in ("params", "centering")}
 
     def snapshot(self) -> Snapshot:
         """Everything `restore` needs, copied.
@@ -99,7 +116,7 @@ class Trainer:
         Raises:
             ValueError: if it belongs to another network or optimiser.
         """
-        template = {"state": self.state, "best": self.state.params}
+        template = {"state": self.state, "best": self.learnt}
         has_best = bool(snapshot.position["best_epoch"])
         if not has_best:
             del template["best"]
@@ -131,7 +148,8 @@ class Trainer:
         """
         total = self._config.epochs * self._steps_per_epoch
         watch, profiler = Stopwatch(), Profiler(folder if session.is_profiling else None)
-        with TrainingProgress(total_steps=total, done=self.step) as progress, profiler:
+        progress = TrainingProgress(total_steps=total, done=self.step)
+        with progress, profiler, one_blas_thread():
             while len(self.position.history) < self._config.epochs:
                 for _ in self._steps(watch, profiler):
                     progress.step()
@@ -198,7 +216,7 @@ class Trainer:
         position.batches, position.sums = 0, {}
         if epoch == _best_epoch(position.history):
             position.best_epoch = epoch
-            self.best = jax.tree.map(np.array, self.state.params)
+            self.best = jax.tree.map(np.array, self.learnt)
         return row
 
     def _validate(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax.data import Batch
-from gloro_jax.models import GloroCNN
+from gloro_jax.models import ChordLiResNet, GloroCNN
 from gloro_jax.training.parallel import data_parallel, sum_over_devices, value_and_grad
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
@@ -28,8 +28,13 @@ def batches(count):
         yield Batch(images, labels, np.ones(16, bool), np.arange(16, dtype=np.int32))
 
 
-def trained(optimizer, *, backend, devices, steps, config=CONFIG):
-    net = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3).build()
+SMALL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
+# Its blocks subtract the means of a batch, wherever its examples are.
+CENTERED = ChordLiResNet(depth=2, width=4, num_classes=3, dense_features=6, dense_depth=1)
+
+
+def trained(optimizer, *, backend, devices, steps, config=CONFIG, model=SMALL):
+    net = model.build()
     step = make_train_step(net, config, optimizer, steps_per_epoch=10)
     run = data_parallel(step, backend=backend, devices=jax.devices()[:devices])
     state = initial_state(net, optimizer, seed=0, input_shape=SHAPE)
@@ -58,6 +63,37 @@ def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, ba
         strict=True,
     ):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def centered_reference(sgd):
+    return trained(sgd, backend="pmap", devices=1, steps=6, model=CENTERED)
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices"),
+    [("pmap", 4), ("shard_map", 2), pytest.param("pmap", 2, marks=pytest.mark.slow)],
+)
+def test_means_of_a_batch_are_over_all_devices(sgd, centered_reference, backend, devices):
+    state = trained(sgd, backend=backend, devices=devices, steps=6, model=CENTERED)
+    means = jax.tree.leaves(state.centering)
+    assert len(means) == 2
+    assert all(np.abs(mean).max() > 1e-4 for mean in means)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.variables),
+        jax.tree.leaves(centered_reference.variables),
+        strict=True,
+    ):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
+
+
+def test_running_means_move_once_per_step_however_many_microbatches(sgd):
+    config = dataclasses.replace(CONFIG, microbatches=2)
+    whole = trained(sgd, backend="pmap", devices=1, steps=1, model=CENTERED)
+    parts = trained(sgd, backend="pmap", devices=2, steps=1, model=CENTERED, config=config)
+    # The first block's means are averages of those of equal parts.
+    ours, theirs = (state.centering["body"]["block1"]["mean"] for state in (parts, whole))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def assert_same_run(run, whole):
     ours, theirs = final_state(run), final_state(whole.run)
     assert ours.step == theirs.step == STEPS
     assert ours.arrays.keys() == theirs.arrays.keys()
-    assert {"state/step", "best/body/conv1/kernel"} <= ours.arrays.keys()
+    assert {"state/step", "best/params/body/conv1/kernel"} <= ours.arrays.keys()
     assert any("spectral" in name for name in ours.arrays)
     assert any("opt_state" in name for name in ours.arrays)
     for name, array in ours.arrays.items():

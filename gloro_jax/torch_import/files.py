@@ -1,0 +1,82 @@
+"""State dicts from files: names and arrays, and never code."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+State = dict[str, np.ndarray]
+
+# Under these keys training scripts put the state dict of the network beside other things.
+_WRAPPERS = ("backbone", "state_dict", "model")
+_PREFIX = "state_dict/"
+
+
+def read_state_dict(file: str | os.PathLike[str]) -> State:
+    """The tensors of a file by name, as arrays; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ImportError: if torch is needed and missing.
+        ValueError: if it holds anything but named tensors.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there.")
+    readers = {
+        ".npz": _read_npz,
+        ".safetensors": _read_safetensors,
+        ".pth": _read_torch,
+        ".pt": _read_torch,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"A state dict is a file in one of {sorted(readers)}, got {path.name}.")
+    state = readers[path.suffix](path)
+    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
+    return {name.removeprefix(prefix): array for name, array in state.items()}
+
+
+def _read_npz(path: Path) -> State:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            # Files that hold more than a state dict keep it under this prefix.
+            inside = [name for name in file.files if name.startswith(_PREFIX)] or file.files
+            return {name.removeprefix(_PREFIX): file[name] for name in inside}
+    except Exception as error:  # zip, header and pickle errors are of many types
+        raise ValueError(f"{path} cannot be read as an .npz of arrays: {error}.") from None
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}.") from None
+
+
+def _read_torch(path: Path) -> State:
+    try:
+        import torch  # type: ignore[import-not-found]
+    except ImportError:
+        raise ImportError(
+            f"Reading {path.name} needs PyTorch: pip install 'gloro-jax[torch]'. A .safetensors or "
+            ".npz file needs nothing."
+        ) from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle's, zip's and its own
+        raise ValueError(
+            f"{path} is no file of tensors alone, so it is not opened: a pickle can execute code. "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+    for name in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
+            loaded = loaded[name]
+            break
+    if not isinstance(loaded, dict) or not loaded:
+        raise ValueError(f"{path} holds {type(loaded).__name__} and no state dict.")
+    other = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise ValueError(f"{path} is no state dict: {', '.join(sorted(other)[:8])} are no tensors.")
+    return {name: tensor.detach().float().numpy() for name, tensor in loaded.items()}

@@ -33,12 +33,25 @@ if TYPE_CHECKING:
     from gloro_jax import certificates as certificates
     from gloro_jax import data as data
     from gloro_jax import evaluation as evaluation
+    from gloro_jax import export as export
     from gloro_jax import recipes as recipes
+    from gloro_jax import runs as runs
     from gloro_jax import testing as testing
+    from gloro_jax import torch_import as torch_import
     from gloro_jax import training as training
     from gloro_jax.runs import load as load
 
-_LAZY_MODULES = ("certificates", "data", "evaluation", "recipes", "testing", "training")
+_LAZY_MODULES = (
+    "certificates",
+    "data",
+    "evaluation",
+    "export",
+    "recipes",
+    "runs",
+    "testing",
+    "torch_import",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

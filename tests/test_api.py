@@ -10,7 +10,7 @@ SIGNATURES = {
     "conv_norm": "(kernel, *, image_size, strides, padding, groups, tol)",
     "Bounded.apply": "(self, fn, *, lipschitz, step)",
     "Bounded.add": "(a, b)",
-    "GloroNet.__call__": "(self, x, *, norms, is_training)",
+    "GloroNet.__call__": "(self, x, *, norms, is_training, batch_axis)",
     "init_spectral": "(net, variables, *, key, input_shape)",
     "bottom_logit": "(logits, *, epsilon)",
     "certified_radius": "(logits)",
@@ -23,7 +23,8 @@ SIGNATURES = {
     "freeze": "(net, variables, *, input_shape, on_progress)",
     "certify": "(frozen, x, *, epsilon)",
     "load": "(run, *, checkpoint, net)",
-    "training.fit": "(net, data, config, *, run, session, backend)",
+    "runs.load_variables": "(run, *, checkpoint)",
+    "training.fit": "(net, data, config, *, run, session, backend, initial)",
     "training.data_parallel": "(step, *, backend, devices)",
     "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon)",
     "evaluation.attack": (
@@ -38,13 +39,17 @@ SIGNATURES = {
     ),
     "certificates.check": "(path, *, data, run)",
     "certificates.describe": "(frozen)",
+    "export.write": "(frozen, *, out, epsilon, about)",
+    "export.read": "(folder)",
+    "torch_import.import_torch": "(file, *, out, epsilon, data, image_size)",
     "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
 }
 NAMES = {
     "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet",
     "PowerIteration", "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify",
-    "conv_norm", "data", "evaluation", "freeze", "init_spectral", "layers", "load", "losses",
-    "matrix_norm", "models", "power_iteration", "recipes", "testing", "training",
+    "conv_norm", "data", "evaluation", "export", "freeze", "init_spectral", "layers", "load",
+    "losses", "matrix_norm", "models", "power_iteration", "recipes", "runs", "testing",
+    "torch_import", "training",
 }  # fmt: skip
 
 
@@ -69,7 +74,7 @@ def test_signatures():
 def test_names():
     public = {name for name in dir(gj) if not name.startswith("_")}
     internal = {"certify", "freeze", "activations", "frozen_net", "gloro", "lipschitz", "margins",
-                "plain", "platforms", "pytrees", "schedules", "runs", "importlib", "Any",
+                "orthogonal", "plain", "platforms", "pytrees", "schedules", "importlib", "Any",
                 "TYPE_CHECKING", "cli", "jaxtyping", "version"}  # fmt: skip
     assert public - (internal - NAMES) == NAMES
 

@@ -19,11 +19,13 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax check FILE               prove a certificate file again (certify DIR --out FILE)
   gloro-jax attack DIR               search for a change of prediction inside certified radii
   gloro-jax report DIR...            one page per run, or one that compares several
+  gloro-jax export DIR --out NEW     a StableHLO program that certifies without this library
+  gloro-jax import-torch FILE --out DIR   weights of the LiResNet authors' PyTorch code, as a run
 
 Each command explains its options with --help. Recipes: {recipes}
 """
 
-_RUN_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
+_RUN_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,7 +51,8 @@ def _dispatch(words: list[str]) -> int:
         return 0 if words else 2
     command, rest = words[0], words[1:]
     file = _FILES[known(command, _FILES, what="command")]
-    return getattr(importlib.import_module(f"gloro_jax.cli.{file}"), command)(rest)
+    module = importlib.import_module(f"gloro_jax.cli.{file}")
+    return getattr(module, command.replace("-", "_"))(rest)
 
 
 # The file of each command's function, which has its name; imported when it is asked for.
@@ -61,4 +64,6 @@ _FILES = {
     "check": "check",
     "report": "report",
     "data": "data",
+    "export": "exchange",
+    "import-torch": "exchange",
 }

@@ -1,0 +1,142 @@
+"""Exports: the program without this library, its digests, and the card."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+
+EPSILON = 0.05
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_shape_checks():
+    """The hook that checks annotations in tests does not know symbolic batches."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def folder(small_frozen, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "net"
+    about = {"Class names": "a|b, <c>\n| forged | row |"}
+    return gj.export.write(small_frozen, out=out, epsilon=EPSILON, about=about)
+
+
+def test_the_program_says_what_certify_says_for_any_batch(folder, small_frozen):
+    program = gj.export.read(folder)
+    for count in (1, 7, 64):
+        x = jax.random.uniform(jax.random.key(count), (count, 8, 8, 1))
+        ours, theirs = gj.certify(small_frozen, x, epsilon=EPSILON), program(x, epsilon=EPSILON)
+        np.testing.assert_array_equal(theirs["prediction"], ours.prediction)
+        np.testing.assert_allclose(theirs["radius"], ours.radius, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(theirs["is_refused"], theirs["slack"] <= 0)
+        is_clear = np.abs(np.asarray(ours.slack)) > 1e-5
+        np.testing.assert_array_equal(
+            theirs["is_refused"][is_clear], ~np.asarray(ours.is_certified)[is_clear]
+        )
+
+
+def test_ties_and_nan_are_refused_by_the_program_too(folder):
+    program = gj.export.read(folder)
+    x = np.full((2, 8, 8, 1), np.nan, np.float32)
+    x[1] = np.inf
+    out = program(x, epsilon=EPSILON)
+    assert np.asarray(out["is_refused"]).all()
+    np.testing.assert_array_equal(out["radius"], 0)
+
+
+def test_the_card_s_own_lines_run_without_this_library(folder):
+    card = (folder / "README.md").read_text()
+    code = card.split("```python")[1].split("```")[0]
+    barred = "import sys; sys.modules['gloro_jax'] = None; sys.modules['flax'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", barred + code], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[")
+
+
+def test_the_card_states_the_assumptions_and_keeps_strangers_words_in_their_cells(
+    folder, small_frozen
+):
+    card = (folder / "README.md").read_text()
+    assert small_frozen.digest in card
+    assert f"{small_frozen.lipschitz:.6g}" in card
+    for words in ("||x' - x||_2 < r", "in [0, 1]", "float32 forward pass", "whether the class is"):
+        assert words in card
+    assert "a&#124;b, &lt;c> &#124; forged &#124; row &#124; |" in card
+    for name in small_frozen.layer_norms():
+        assert f"| `{name}` |" in card
+
+
+@pytest.mark.parametrize("name", ["certify.stablehlo", "weights.safetensors"])
+def test_an_altered_file_is_named(folder, tmp_path, name):
+    copy = copied(folder, tmp_path)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"SHA-256 of .*{name} is .*manifest says"):
+        gj.export.read(copy)
+
+
+def test_weights_of_another_export_are_refused(folder, tmp_path):
+    copy = copied(folder, tmp_path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["digest"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"weights in .* carry the digest .*manifest 0000"):
+        gj.export.read(copy)
+
+
+def test_a_program_of_other_weights_is_refused_when_it_runs(folder, small_frozen):
+    program = gj.export.read(folder)
+    program.manifest["digest"] = "0" * 64
+    with pytest.raises(ValueError, match=r"made from the weights .*manifest speaks of 0000"):
+        program(np.zeros((1, 8, 8, 1), np.float32), epsilon=EPSILON)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("[]", "is damaged"), ("{", "is damaged"), ('{"files": {}, "digest": ""}', "has format None")],
+)
+def test_a_damaged_manifest_is_named(folder, tmp_path, content, message):
+    copy = copied(folder, tmp_path)
+    (copy / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        gj.export.read(copy)
+
+
+def test_bad_arguments(folder, small_frozen, tmp_path):
+    program = gj.export.read(folder)
+    good = np.zeros((1, 8, 8, 1), np.float32)
+    with pytest.raises(ValueError, match=r"float32 images \(n, 8, 8, 1\).*got uint8"):
+        program(good.astype(np.uint8), epsilon=EPSILON)
+    with pytest.raises(ValueError, match=r"got float32 of shape \(1, 9, 8, 1\)"):
+        program(np.zeros((1, 9, 8, 1), np.float32), epsilon=EPSILON)
+    for epsilon in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="epsilon is an l2 radius"):
+            program(good, epsilon=epsilon)
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        gj.export.write(small_frozen, out=folder, epsilon=EPSILON)
+    with pytest.raises(FileNotFoundError, match=r"is no export: it has no manifest.json"):
+        gj.export.read(tmp_path)
+    moved = jax.tree.map(lambda leaf: leaf, small_frozen)
+    broken = jax.tree.map(lambda leaf: leaf * 2 if leaf.dtype == np.float32 else leaf, moved)
+    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
+        gj.export.write(broken, out=tmp_path / "broken", epsilon=EPSILON)
+    assert not (tmp_path / "broken").exists()
+
+
+def copied(folder, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy

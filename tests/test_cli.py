@@ -1,7 +1,9 @@
 """The command line, end to end on the digits, and its answers to mistakes."""
 
 import json
+from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -276,3 +278,66 @@ def test_a_page_says_which_images_it_is_about(own_run, own_file, capsys, tmp_pat
     assert code == 0
     assert "own.npz, train split" in page.read_text()
     assert "[run]: VRA" in out
+
+
+GOLDEN = Path(__file__).parent / "golden" / "liresnet_cifar.npz"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, (40, 32, 32, 3)).astype(np.uint8)
+    y = np.tile(np.arange(10), 4)
+    path = tmp_path_factory.mktemp("images") / "images.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x[:12], y_test=y[:12])
+    return path
+
+
+def test_import_certify_report_export_and_train_on(capsys, tmp_path, images):
+    imported, out_folder = tmp_path / "imported", tmp_path / "exported"
+    code, out, _ = run(
+        capsys, "import-torch", str(GOLDEN), "--out", str(imported), "--epsilon", "1/10"
+    )
+    assert code == 0
+    assert "body/neck_dense" in out
+    assert "Next: gloro-jax certify" in out
+    code, out, _ = run(capsys, "certify", str(imported), "--data", str(images))
+    assert code == 0
+    assert "VRA at l2 radius 0.1 (guaranteed bounds)" in out
+    code, out, _ = run(
+        capsys, "report", str(imported), "--data", str(images), "--examples", "2", "--steps", "2"
+    )
+    assert code == 0
+    page = (imported / "report.html").read_text()
+    assert "imported from liresnet_cifar.npz" in page
+    assert "<h2>Training</h2>" not in page
+
+    jaxtyping.config.update("jaxtyping_disable", True)  # it does not know symbolic batches
+    code, out, _ = run(capsys, "export", str(imported), "--out", str(out_folder))
+    jaxtyping.config.update("jaxtyping_disable", False)
+    assert code == 0
+    assert "| Imported from | liresnet_cifar.npz" in (out_folder / "README.md").read_text()
+    code, _, err = run(capsys, "export", str(imported), "--out", str(out_folder))
+    assert code == 2
+    assert "never overwritten" in err
+
+    words = ["train", "cifar10_liresnet_small", "--init-from", str(imported), "--data", str(images)]
+    words += ["--validation", "0.25", "--epochs", "1", "--batch-size", "4", "--warmup-epochs", "0"]
+    code, out, _ = run(capsys, *words, "--run", str(tmp_path / "tuned"))
+    assert code == 0
+    config = json.loads((tmp_path / "tuned" / "config.json").read_text())
+    assert config["model"]["width"] == 16  # of the imported network, not of the recipe
+    assert len(config["initial"]) == 64
+    code, _, err = run(capsys, *words, "--model.width", "32", "--run", str(tmp_path / "no"))
+    assert code == 2
+    assert "the model options do not apply" in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_file_that_is_no_state_dict_is_refused_before_anything_is_written(capsys, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, fc=np.zeros(3))
+    code, _, err = run(capsys, "import-torch", str(path), "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "no state dict of a LiResNet" in err
+    assert not (tmp_path / "run").exists()

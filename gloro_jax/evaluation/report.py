@@ -23,6 +23,7 @@ def render(findings: Sequence[Findings]) -> str:
 
     if not findings:
         raise ValueError("A report is about at least one run.")
+    was_trained = any(one.history for one in findings)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     source = resources.files("gloro_jax.evaluation").joinpath("report.html.jinja").read_text()
     return environment.from_string(source).render(
@@ -30,8 +31,8 @@ def render(findings: Sequence[Findings]) -> str:
         runs=[_described(one) for one in findings],
         settings=_settings(findings),
         curve=Markup(figures.certified_accuracy(findings)),
-        training=Markup(figures.training_curves(findings)),
-        schedules=Markup(figures.schedules(findings)),
+        training=Markup(figures.training_curves(findings)) if was_trained else "",
+        schedules=Markup(figures.schedules(findings)) if was_trained else "",
         is_alarm=any(one.is_alarm for one in findings),
     )
 
@@ -55,7 +56,8 @@ def _described(one: Findings) -> dict[str, Any]:
         "tightness": one.tightness,
         "norms": _norms(one),
         "best_epoch": one.summary.get("best_epoch"),
-        "epochs": one.config["training"]["epochs"],
+        "epochs": one.config["training"].get("epochs"),
+        "imported": one.config.get("imported", {}).get("file"),
         "seconds": one.summary.get("seconds"),
         "jax": one.summary.get("jax"),
         "digest": one.frozen.digest,

@@ -113,8 +113,9 @@ def _tightened(torus: Torus, linear: StrideOne, tol: float) -> float:
             lower, vectors = largest_singular_vectors(linear, tol=min(accuracy, _LANCZOS_TOL))
             hints = _on_torus(torus, vectors)
             # Near the identity nothing is lost on the torus, and its own bound is the sharper.
-            if torus.largest_eigenvalue <= (lower * (1 + _SHARP)) ** 2:
-                return torus_norm_squared(torus, margin=_SHARP)
+            sharp = (lower * (1 + _SHARP)) ** 2
+            if torus.sharp_eigenvalue() < sharp and (alone := _on_torus_alone(torus, sharp)):
+                return alone
         else:
             excess *= _SLOWER
         bound = prove(blocks, (lower * (1 + excess)) ** 2, margin=0.25 * excess, hints=hints)
@@ -123,16 +124,24 @@ def _tightened(torus: Torus, linear: StrideOne, tol: float) -> float:
     return torus_norm_squared(torus)
 
 
-def torus_norm_squared(torus: Torus, *, margin: float = 1e-5) -> float:
+def torus_norm_squared(torus: Torus) -> float:
     """The bound of the circular convolution alone: t is raised until t I - T(w) factorises."""
-    n, guess = torus.channels, torus.largest_eigenvalue
+    guess, margin = torus.largest_eigenvalue, 1e-5
     while np.isfinite(t := guess * (1.0 + margin)) and margin < 1e3:
-        identity = t * np.eye(n)
-        if all(cholesky(identity - torus.blocks(some)) is not None for some in torus.chunks()):
-            forming = gamma(64) * 2.5 * np.sqrt(n) * t
-            return up(t + cholesky_slack(n, n * t) + forming + torus.error)
+        if (bound := _on_torus_alone(torus, t)) is not None:
+            return bound
         margin *= 2.0
     return float("inf")
+
+
+def _on_torus_alone(torus: Torus, t: float) -> float | None:
+    """A bound a little above t, if t I - T(w) factorises at every frequency w."""
+    n = torus.channels
+    identity = t * np.eye(n)
+    if any(cholesky(identity - torus.blocks(some)) is None for some in torus.chunks()):
+        return None
+    forming = gamma(64) * 2.5 * np.sqrt(n) * t
+    return up(t + cholesky_slack(n, n * t) + forming + torus.error)
 
 
 def _on_torus(torus: Torus, vectors: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ def from_state_dict(state: State, *, image_size: int | None = None) -> Imported:
     stem = given["stem.0.weight"].shape
     size = _image_size(state, model, window=stem[2], asked=image_size)
     _check(given, _wanted(model, stem, has_means=model.is_centered))
-    arrays = {name: np.asarray(array, np.float32) for name, array in given.items()}
+    arrays = {name: _float32(array) for name, array in given.items()}
     return Imported(model, _variables(arrays, model), (*size, stem[1]))
 
 
@@ -141,10 +141,15 @@ def _check(given: State, wanted: dict[str, tuple[int, ...]]) -> None:
             faults.append(f"{name} has shape {array.shape} in place of {shape}")
         elif not np.issubdtype(array.dtype, np.floating):
             faults.append(f"{name} is of type {array.dtype}")
-        elif not np.isfinite(np.asarray(array, np.float32)).all():
+        elif not np.isfinite(_float32(array)).all():
             faults.append(f"{name} holds NaN or infinite entries, or such as exceed float32")
     if faults:
         raise ValueError("The state dict cannot be imported: " + "; ".join(faults) + ".")
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large becomes infinite, and is refused as such
+        return np.asarray(array, np.float32)
 
 
 def _variables(state: State, model: ChordLiResNet) -> dict[str, Any]:

@@ -285,6 +285,10 @@ class Network:
         for step in every(self.steps):
             if step["op"] in WINDOWED:
                 self._check_geometry(step)
+        rows = self.weights[self.head["kernel"]].T
+        squares = np.array([np.square(rows - row).sum(1) for row in rows])
+        # Upper bounds of ||w_i - w_j||, (m, m).
+        self.head_distances = np.sqrt(squares) * (1 + gamma(rows.shape[1] + 16)) * (1 + 1e-12)
 
     def _check_geometry(self, step):
         is_conv = step["op"] == "conv"
@@ -406,17 +410,11 @@ class Network:
 
     def leads(self, scores, rounding, errors, predictions):
         """What the predicted class is ahead by of each, (n, m), and bounds of the error of that."""
-        rows, spread = np.arange(len(scores)), self.head_distances()[predictions]
+        rows, spread = np.arange(len(scores)), self.head_distances[predictions]
         leads = scores[rows, predictions][:, None] - scores
         own = rounding[rows, predictions][:, None]
         allowance = own + rounding + spread * errors[:, None] + 4 * UNIT * np.abs(leads)
         return leads, allowance * (1 + 1e-9) + TINY
-
-    def head_distances(self):
-        """Upper bounds of ||w_i - w_j||, (m, m)."""
-        rows = self.weights[self.head["kernel"]].T
-        squares = np.array([np.square(rows - row).sum(1) for row in rows])
-        return np.sqrt(squares) * (1 + gamma(rows.shape[1] + 16)) * (1 + 1e-12)
 
 
 def check_norms(header, network, *, is_tight):
@@ -442,7 +440,7 @@ def as_float32(inputs):
 
 def check_points(network, stated, epsilon, points, inputs):
     """Proves what is claimed of K and of each point; returns K, and how many claim too little."""
-    bound, weaker, distances = network.lipschitz(network.steps), 0, network.head_distances()
+    bound, weaker, distances = network.lipschitz(network.steps), 0, network.head_distances
     require(bound <= stated, f"K is stated as {stated!r}, the layers' norms give {bound!r}")
     for start in range(0, len(points["index"]), AT_ONCE):
         some = {name: array[start : start + AT_ONCE] for name, array in points.items()}
@@ -493,12 +491,17 @@ def read_claims(header, arrays):
         inside = (array >= least) & (array < most)
         require(inside.all(), f"{name} {array[~inside][:1]} is out of range")
     require(len(np.unique(points["index"])) == count, "a point is there twice")
-    marks, correct = points["is_certified"] == 1, points["prediction"] == points["label"]
-    correct &= points["radius"] > 0  # without a radius nothing is claimed
-    counted = {"points": count, "correct": int(correct.sum()), "certified": int(marks.sum())}
-    counted["verified"] = int((marks & correct).sum())
+    counted = summary_of(points)
     require(header["summary"] == counted, f"the points give another summary: {counted}")
     return epsilon, points
+
+
+def summary_of(points):
+    """How many points are correct, certified, and both; without a radius nothing is claimed."""
+    marks, correct = points["is_certified"] == 1, points["prediction"] == points["label"]
+    counted = [marks, correct & (points["radius"] > 0)]
+    certified, right, both = (int(part.sum()) for part in (*counted, counted[0] & counted[1]))
+    return {"points": len(marks), "correct": right, "certified": certified, "verified": both}
 
 
 def compare_with_data(header, arrays, images, labels):

@@ -25,6 +25,7 @@ from gloro_jax.certificates.claims import claim_norm
 from gloro_jax.certificates.describe import describe, weights
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import jit
 from gloro_jax.version import __version__
 
 _WEAKER = 1e-12
@@ -101,7 +102,7 @@ def write(
     arrays |= points | {"inputs": np.ascontiguousarray(images)}
     header |= {
         "epsilon": {"numerator": exact.numerator, "denominator": exact.denominator},
-        "summary": _summary(points),
+        "summary": checker.summary_of(points),
         "source": {"split": "test", **(source or {}), "frozen_net": frozen.digest},
         "arrays": {name: checker.digest(array) for name, array in sorted(arrays.items())},
     }
@@ -149,18 +150,6 @@ def _check(path: Path, frozen: FrozenNet, images: np.ndarray, labels: np.ndarray
     check_labels(labels, count=len(images), num_classes=frozen.net.num_classes)
     frozen.check_images(checker.as_float32(images[:1]))
     frozen.check_digest()
-
-
-def _summary(points: dict[str, np.ndarray]) -> dict[str, int]:
-    # Where no radius is proved, neither is the prediction.
-    correct = (points["prediction"] == points["label"]) & (points["radius"] > 0)
-    marks = points["is_certified"] == 1
-    return {
-        "points": len(correct),
-        "correct": int(correct.sum()),
-        "certified": int(marks.sum()),
-        "verified": int((correct & marks).sum()),
-    }
 
 
 def _network(frozen: FrozenNet, on_progress: Callable[[str, int], None]) -> tuple[Any, dict, dict]:
@@ -217,7 +206,7 @@ def _check_same_network(
     scores: np.ndarray, rounding: np.ndarray, frozen: FrozenNet, x: np.ndarray
 ) -> None:
     """A layer whose name is not what it does would show here."""
-    executed = np.asarray(frozen(x).values, np.float64)
+    executed = np.asarray(_executed(frozen, x), np.float64)
     if not (np.isfinite(scores).all() and np.isfinite(executed).all()):
         raise ValueError("The network's scores overflow: nothing can be certified. Did it diverge?")
     # `rounding` is in proportion to the sizes of features and weights, which float32 rounds.
@@ -229,6 +218,11 @@ def _check_same_network(
             f"{gap.max():.2g} of the scores' size, so they are not the same: some layer applies "
             "another function than the `step` it gives to Bounded.apply."
         )
+
+
+@jit
+def _executed(frozen: FrozenNet, x: Any) -> Any:
+    return frozen.apply(x).values
 
 
 def claim_points(
@@ -244,7 +238,7 @@ def claim_points(
     leads, allowance = network.leads(scores, rounding, errors, predictions)
     # The checker's scores may differ from these by twice the allowance, and it takes off one more.
     least = leads - 3 * allowance
-    reach = lipschitz * network.head_distances()[predictions] * (1 + _WEAKER)
+    reach = lipschitz * network.head_distances[predictions] * (1 + _WEAKER)
     needs = epsilon * reach * (1 + _WEAKER)
     rows, own = np.arange(len(scores)), predictions[:, None] == np.arange(scores.shape[1])
     rival = np.where(own, np.inf, least - needs).argmin(axis=1)

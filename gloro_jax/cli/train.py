@@ -37,7 +37,7 @@ def train(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         print("usage: gloro-jax train RECIPE --run DIR [options]\n\nRecipes:")
         for name, recipe in RECIPES.items():
-            print(f"  {name:<14}{(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:<26}{(recipe.__doc__ or '').splitlines()[0]}")
         print("\n`gloro-jax train RECIPE --help` lists every option with its default.")
         return 0 if words else 2
     name = known(words[0], RECIPES, what="recipe")

@@ -47,8 +47,8 @@ class AveragePool(LipschitzLayer):
             )
             return total / math.prod(window)
 
-        geometry = {"image_size": size, "window": window, "strides": strides, "pads": pads}
-        return x.apply(pool, lipschitz=bound, step=Step.of("average_pool", **geometry))
+        step = _step("average_pool", size, window, strides, pads)
+        return x.apply(pool, lipschitz=bound, step=step)
 
 
 class MaxPool(LipschitzLayer):
@@ -94,9 +94,8 @@ class MaxPool(LipschitzLayer):
                 values, low, jax.lax.max, (1, *window, 1), (1, *strides, 1), full_pads
             )
 
-        size = (x.shape[1], x.shape[2])
-        geometry = {"image_size": size, "window": window, "strides": strides, "pads": pads}
-        return x.apply(pool, lipschitz=1.0, step=Step.of("max_pool", **geometry))
+        step = _step("max_pool", (x.shape[1], x.shape[2]), window, strides, pads)
+        return x.apply(pool, lipschitz=1.0, step=step)
 
 
 class Flatten(LipschitzLayer):
@@ -184,6 +183,10 @@ class Normalize(LipschitzLayer):
         # The executed numbers are float32; as float64 they are the same.
         step = Step.of("normalize", mean=mean.tolist(), factor=factor.tolist())
         return x.apply(standardise, lipschitz=up(float(factor.max())), step=step)
+
+
+def _step(op: str, image_size: Pair, window: Pair, strides: Pair, pads: Pads) -> Step:
+    return Step.of(op, image_size=image_size, window=window, strides=strides, pads=pads)
 
 
 def _windows(

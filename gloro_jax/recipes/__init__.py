@@ -1,6 +1,8 @@
 """Named training recipes: a function per recipe, returning all that a run needs."""
 
 from gloro_jax.recipes.cifar10 import cifar10_6c2f as cifar10_6c2f
+from gloro_jax.recipes.cifar10 import cifar10_chord_l12w512 as cifar10_chord_l12w512
+from gloro_jax.recipes.cifar10 import cifar10_liresnet_l12w512 as cifar10_liresnet_l12w512
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small as cifar10_liresnet_small
 from gloro_jax.recipes.digits import digits as digits
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
@@ -17,5 +19,7 @@ RECIPES = {
         fashion_2c2f,
         cifar10_6c2f,
         cifar10_liresnet_small,
+        cifar10_liresnet_l12w512,
+        cifar10_chord_l12w512,
     )
 }

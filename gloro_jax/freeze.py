@@ -120,7 +120,9 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
     example = jnp.zeros((1, *shape), jnp.float32)
 
     def collect(kept: Any) -> Any:
-        return net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
+        made = net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
+        # Bounded is what runs, and a FrozenNet runs in float32.
+        return jax.tree.map(lambda array: array.astype(jnp.float32), made)
 
     return jax.jit(collect)(kept)
 

@@ -122,5 +122,7 @@ def newton_schulz(
 
 
 def _scale(matrix: Any) -> Any:
+    """A power of two near the largest entry, such that dividing by it is exact."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), initial=0.0))
-    return jnp.where(largest > 0, largest, 1.0)
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))
+    return jnp.ldexp(jnp.ones((), matrix.dtype), jnp.clip(exponent, -120, 120))

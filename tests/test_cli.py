@@ -293,6 +293,7 @@ def images(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_import_certify_report_export_and_train_on(capsys, tmp_path, images):
     imported, out_folder = tmp_path / "imported", tmp_path / "exported"
     code, out, _ = run(

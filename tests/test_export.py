@@ -140,3 +140,20 @@ def copied(folder, tmp_path):
     for path in folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     return copy
+
+
+def test_folders_beside_it_are_left_alone(small_frozen, tmp_path):
+    neighbour = tmp_path / "x.partial"
+    neighbour.mkdir()
+    (neighbour / "precious").touch()
+    gj.export.write(small_frozen, out=tmp_path / "x", epsilon=EPSILON)
+    assert (neighbour / "precious").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "x.partial"}
+
+
+def test_nothing_said_about_a_network_replaces_what_is_known(small_frozen, tmp_path):
+    about = {"Digest of weights and bounds": "another"}
+    folder = gj.export.write(small_frozen, out=tmp_path / "x", epsilon=EPSILON, about=about)
+    card = (folder / "README.md").read_text()
+    assert "another |" not in card
+    assert f"| Digest of weights and bounds | `{small_frozen.digest}` |" in card

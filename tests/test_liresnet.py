@@ -13,6 +13,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.certify import _certify
 from gloro_jax.lipschitz.norms import exact_norm
+from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.models import ChordLiResNet, LiResNet
 
 NORMS = gj.PowerIteration(steps=2)
@@ -36,8 +37,14 @@ def drawn(net, shape, seed=0):
     return {**variables, **moved}, x
 
 
-@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("shape", [(9, 7, 4), (16, 16, 12)])  # written out, and over the torus
+SMALL, LARGE = (9, 7, 4), (16, 16, 12)  # written out, and over the torus
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "shape"),
+    [*((k, SMALL) for k in (1, 2, 3, 4, 5, 6, (2, 3))), (3, LARGE), (6, LARGE)]
+    + [pytest.param(k, LARGE, marks=pytest.mark.slow) for k in (1, 2, 4, 5)],
+)
 def test_a_block_without_weights_is_the_identity(kernel_size, shape):
     net = net_of(layers.LinearResidual(kernel_size))
     x = jax.random.normal(jax.random.key(0), (2, *shape))
@@ -82,7 +89,7 @@ def found_means(before, after):
 
 
 def test_training_with_batch_means_is_evaluation_with_those_means():
-    net = CHORD.build()
+    net = dataclasses.replace(CHORD, dense_depth=1).build()
     variables, x = drawn(net, (16, 16, 3))
 
     def train(variables):
@@ -130,16 +137,22 @@ def test_the_scale_of_the_head_changes_neither_logits_nor_margins():
     assert float(ours.head_distances.max()) <= 2 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("model", [PLAIN, CHORD], ids=["LiResNet", "CHORD"])
+SIZES = {
+    (17, 23, 2): (9, 12),
+    (28, 28, 1): (14, 14),  # the neck pads
+    (32, 32, 3): (16, 16),
+    (64, 64, 3): (16, 16),
+    (3, 3, 1): (2, 2),
+    (224, 224, 3): (112, 112),  # patches of 2 here
+}
+
+
 @pytest.mark.parametrize(
-    ("shape", "stem"),
+    ("model", "shape", "stem"),
     [
-        ((32, 32, 3), (16, 16)),
-        ((28, 28, 1), (14, 14)),  # the neck pads
-        ((64, 64, 3), (16, 16)),
-        ((17, 23, 2), (9, 12)),
-        ((3, 3, 1), (2, 2)),
-        pytest.param((224, 224, 3), (112, 112), marks=pytest.mark.slow),  # patches of 2 here
+        pytest.param(model, *size, marks=[pytest.mark.slow] * (i > 0 or model == PLAIN))
+        for model in (PLAIN, CHORD)
+        for i, size in enumerate(SIZES.items())
     ],
 )
 def test_any_image_size_freezes_to_what_trains(model, shape, stem):
@@ -208,7 +221,9 @@ def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
     assert not any(word in text for word in ("cholesky", "triangular", "potrf", "trsm", "while"))
 
 
-@pytest.mark.parametrize("model", [PLAIN, CHORD], ids=["LiResNet", "CHORD"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(PLAIN, marks=pytest.mark.slow), CHORD], ids=["LiResNet", "CHORD"]
+)
 def test_bfloat16_touches_activations_and_nothing_else(model):
     net = dataclasses.replace(model, is_centered=True).build()
     variables, x = drawn(net, (16, 16, 3))
@@ -244,3 +259,48 @@ def test_a_config_survives_plain_data():
     assert gj.models.from_plain_model(old) == gj.models.gloro_2c2f()
     with pytest.raises(ValueError, match=r"family is one of .*got 'ResNet'"):
         gj.models.from_plain_model({"family": "ResNet"})
+
+
+@pytest.mark.parametrize(
+    "mean", [np.full(400, 0.5), np.float32(0.5), np.zeros((1, 1)), np.full(1, 0.5)]
+)
+def test_a_mean_or_bias_of_another_shape_cannot_stretch_the_image(mean):
+    # One channel plus 400 numbers is 400 channels: a map of norm 20 that no bound has seen.
+    net = net_of(layers.LinearResidual(1, is_centered=True), classes=2)
+    own = {"kernel": np.zeros((1, 1, 1, 1)), "gain": np.ones(1), "bias": np.zeros(1)}
+    rows = 4 * np.size(mean)
+    params = {
+        "body": {"layers_0": own},
+        "head_kernel": np.stack([np.ones(rows), -np.ones(rows)], axis=1),
+        "head_bias": np.zeros(2),
+    }
+    variables = {"params": params, "centering": {"body": {"layers_0": {"mean": mean}}}}
+    variables = jax.tree.map(lambda a: np.asarray(a, np.float32), variables)
+    if np.shape(mean) == (1,):
+        gj.freeze(net, variables, input_shape=(2, 2, 1))
+        return
+    with pytest.raises(ValueError, match=r"one float32 number per channel, \(1,\)"):
+        gj.freeze(net, variables, input_shape=(2, 2, 1))
+
+
+def test_a_layer_of_one_s_own_cannot_stretch_by_its_bias_either():
+    class Wide(layers.LipschitzLayer):
+        @nn.compact
+        def __call__(self, x):
+            kernel = self.param("kernel", nn.initializers.ones, (1, 1))
+            return self.apply_linear(x, lambda: layers.Linear(Matrix(kernel), jnp.zeros(400)))
+
+    net = gj.GloroNet(Wide(), num_classes=2)
+    with pytest.raises(ValueError, match=r"one entry per output, \(1,\); got \(400,\)"):
+        net.init(jax.random.key(0), jnp.ones((2, 1)), norms=NORMS)
+
+
+def test_kernels_are_bounded_in_the_precision_they_run_in():
+    net = gj.GloroNet(layers.Dense(8), num_classes=2)
+    variables = net.init(jax.random.key(0), jnp.ones((2, 8)), norms=NORMS)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda p: jnp.asarray(np.asarray(p, np.float64) * (1 + 2e-8)), variables["params"]
+        )
+        frozen = gj.freeze(net, {"params": wide}, input_shape=(8,))
+    assert {a.dtype for a in frozen.arrays().values()} == {np.dtype("float32")}

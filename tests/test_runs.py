@@ -10,6 +10,7 @@ import safetensors.numpy
 import gloro_jax as gj
 from gloro_jax import runs
 from gloro_jax.models import GloroCNN
+from gloro_jax.runs import weights
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def run(tmp_path, small_net, small_frozen):
 def rewrite(run, change):
     """Stores other arrays under the old digest."""
     path = run / "weights" / "best.safetensors"
-    arrays, metadata = runs._read_arrays(path)
+    arrays, metadata = weights._read_arrays(path)
     arrays, metadata = dict(arrays), dict(metadata)
     change(arrays, metadata)
     path.write_bytes(safetensors.numpy.save(arrays, metadata))

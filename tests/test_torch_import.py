@@ -10,6 +10,8 @@ import safetensors.numpy
 
 import gloro_jax as gj
 from gloro_jax.torch_import import from_state_dict, import_torch, read_state_dict
+from gloro_jax.training.optimizers import make_optimizer
+from gloro_jax.training.state import initial_state, started_from
 
 FILE = Path(__file__).parent / "golden" / "liresnet_cifar.npz"
 
@@ -186,6 +188,7 @@ def test_nothing_is_written_for_a_bad_file(state, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_imported_run(run, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (40, 32, 32, 3)).astype(np.uint8)
@@ -222,3 +225,53 @@ def test_initial_weights_of_another_network_are_named(run, tmp_path):
             model, data, config, run=tmp_path / "no", initial=gj.runs.load_variables(run)
         )
     assert not (tmp_path / "no").exists()
+
+
+def test_stems_and_sizes_that_make_no_network(state):
+    empty = {**state, "conv.weights": state["conv.weights"][:, :0, :0]}
+    with pytest.raises(ValueError, match=r"without entries make no network: conv.weights"):
+        from_state_dict(empty)
+    odd = {**state, "stem.0.weight": state["stem.0.weight"][:, :, :3, :3]}
+    with pytest.raises(ValueError, match=r"window is 5, or 2 = sqrt.*stem.0.weight has 3"):
+        from_state_dict(odd)
+    for size in (0, -1, 32.0, "32"):
+        with pytest.raises((ValueError, TypeError), match="image_size"):
+            from_state_dict(state, image_size=size)
+    with pytest.raises(ValueError, match=r"made for images of 32 x 32, and image_size says 31"):
+        from_state_dict(state, image_size=31)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_radius_that_is_none_is_refused_before_anything_is_written(epsilon, tmp_path):
+    with pytest.raises(ValueError, match="epsilon is an l2 radius"):
+        import_torch(FILE, out=tmp_path / "run", epsilon=epsilon)
+    assert not (tmp_path / "run").exists()
+
+
+def test_flipped_bytes_of_variables_are_noticed(run, tmp_path):
+    path = run / "weights" / "last.variables.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its arrays are not those of its SHA-256"):
+        gj.runs.load_variables(run, checkpoint="last")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a * np.nan, "holds NaN"),
+        (lambda a: a.astype(np.int32), "is of type int32"),
+        (lambda a: a.astype(np.complex64), "is of type complex64"),
+    ],
+)
+def test_initial_weights_are_finite_floating_point_numbers(run, change, message):
+    initial = gj.runs.load_variables(run)
+    initial["params"]["head_bias"] = change(initial["params"]["head_bias"])
+    model = gj.models.from_plain_model(gj.runs.read_config(run)["model"])
+    config = gj.training.TrainConfig(epsilon=0.1, epochs=1, batch_size=8)
+    optimizer = make_optimizer(config, steps_per_epoch=1)
+    net, shape = model.build(), (32, 32, 3)
+    state = initial_state(net, optimizer, seed=0, input_shape=shape)
+    with pytest.raises(ValueError, match=f"initial params/head_bias.*{message}"):
+        started_from(state, initial, net=net, optimizer=optimizer, input_shape=shape)

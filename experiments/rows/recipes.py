@@ -5,8 +5,8 @@ certifies its best epoch once on the whole test split, attacks inside certified 
 for a slope above the Lipschitz bound. One seed each.
 
 Command: python -m experiments.rows.recipes --runs RUNS NAME...
-(on 2 CPU cores 3 minutes for mnist_2c2f and fashion_2c2f, 20 for mnist_4c3f, 40 for cifar10_6c2f;
-the sets must have been prepared: docs/data.md).
+(on 2 CPU cores 3 minutes for mnist_2c2f and fashion_2c2f, 20 for mnist_4c3f, 40 for cifar10_6c2f,
+50 for cifar10_liresnet_small; the sets must have been prepared: docs/data.md).
 """
 
 import argparse
@@ -48,7 +48,10 @@ def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any
     ratios = [pair["estimate"] / pair["guaranteed"] for pair in summary["norms"].values()]
     return {
         "epsilon": epsilon,
-        "epochs": recipe.training.epochs,
+        "epochs": read_config(run)["training"]["epochs"],
+        "certified_accuracy": {
+            f"{k}/255": report.certified_accuracy([k / 255])[0] for k in (36, 72, 108)
+        },
         "minutes": summary["seconds"] / 60,
         "jax": summary["jax"],
         "count": report.count,

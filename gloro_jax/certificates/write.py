@@ -131,9 +131,10 @@ def as_fraction(epsilon: int | float | str | Fraction) -> Fraction:
         if isinstance(epsilon, float):
             simple = exact.limit_denominator(10**6)
             exact = simple if float(simple) == epsilon else exact
+        is_usable = exact > 0 and bool(np.isfinite(float(exact)))
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        exact = Fraction(0)
-    if not (exact > 0 and np.isfinite(float(exact))):
+        exact, is_usable = Fraction(0), False
+    if not is_usable:
         raise ValueError(
             "epsilon is an l2 radius, positive and finite, in the units of x, for example 0.3 or "
             f"'36/255'; got {epsilon!r}."

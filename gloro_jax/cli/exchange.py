@@ -83,7 +83,7 @@ def export(words: list[str]) -> int:
     radius = config["training"]["epsilon"] if options.epsilon is None else options.epsilon
     epsilon = float(certificates.as_fraction(radius))
     folder = exporting.write(
-        frozen, out=options.out, epsilon=epsilon, about=_about(options.run, config)
+        frozen, out=options.out, epsilon=epsilon, about=_about(options, config)
     )
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
     Console(highlight=False, soft_wrap=True).print(
@@ -93,20 +93,21 @@ def export(words: list[str]) -> int:
     return 0
 
 
-def _about(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _about(options: ExportOptions, config: dict[str, Any]) -> dict[str, Any]:
     """What the run folder says about itself, for the card."""
     model, data = config.get("model") or {}, config["data"]
-    about = {"Run": run.name, "Network": model.get("family", "GloroCNN")}
+    about = {"Run": options.run.name, "Network": model.get("family", "GloroCNN")}
+    about["Checkpoint"] = options.checkpoint
     if data.get("name"):
         about["Trained on"] = data["name"]
     if "imported" in config:
         about["Imported from"] = "{file} ({layout})".format(**config["imported"])
     if names := data.get("class_names"):
         about["Class names"] = ", ".join(map(str, names))
-    validation = runs.read_summary(run).get("validation")
-    if validation:
+    validation = runs.read_summary(options.run).get("validation")
+    if validation and options.checkpoint == "best":
         about["Validation"] = (
             f"clean {validation['clean']:.4f}, VRA {validation['vra']:.4f} at "
-            f"{config['training']['epsilon']:.6g}, guaranteed bounds, best checkpoint"
+            f"{config['training']['epsilon']:.6g}, guaranteed bounds"
         )
     return about

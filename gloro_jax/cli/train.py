@@ -52,13 +52,22 @@ def train(words: list[str]) -> int:
     source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
     directory = str(options.data_dir) if options.data_dir else None
     data = DataConfig(source, options.validation, RECIPES[name]().data.seed, directory)
-    model, initial = _start(options, RECIPES[name]().model)
+    if options.init_from is not None and any(word.startswith("--model.") for word in words):
+        raise ValueError(
+            f"--init-from trains the network of {options.init_from}, so the model options do not "
+            "apply: leave them out."
+        )
+    model, initial = _start(options)
     _fit(model, data, options.training, options.run, session, initial)
     return 0
 
 
-def _start(options: Any, usual: ModelConfig) -> tuple[ModelConfig, Any]:
+def _start(options: Any) -> tuple[ModelConfig, Any]:
     """The network to train, and the weights to start from."""
+    if options.resume and (options.run / "config.json").is_file():
+        there = runs.read_config(options.run)
+        if there.get("initial") and there.get("model"):  # its checkpoint holds all it needs
+            return from_plain_model(there["model"]), None
     if options.init_from is None:
         return options.model, None
     stored = runs.read_config(options.init_from).get("model")
@@ -67,13 +76,7 @@ def _start(options: Any, usual: ModelConfig) -> tuple[ModelConfig, Any]:
             f"{options.init_from} holds a network of one's own, which the command line cannot "
             "build: use gj.training.fit(net, ..., initial=gj.runs.load_variables(run))."
         )
-    model = from_plain_model(stored)
-    if options.model not in (usual, model):
-        raise ValueError(
-            f"--init-from trains the network of {options.init_from}, so the model options do not "
-            "apply: leave them out."
-        )
-    return model, runs.load_variables(options.init_from)
+    return from_plain_model(stored), runs.load_variables(options.init_from)
 
 
 def _options(name: str) -> Any:

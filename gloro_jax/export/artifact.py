@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def write(
         "digest": frozen.digest,
         "input_shape": list(frozen.input_shape),
         "num_classes": frozen.net.num_classes,
-        "epsilon": epsilon,
+        "epsilon": float(epsilon),
         "platforms": list(program.platforms),
     }
     contents = {_PROGRAM: bytes(program.serialize()), _WEIGHTS: frozen_content(frozen)}
@@ -187,9 +188,9 @@ def _compare(program: Any, frozen: FrozenNet, epsilon: float) -> None:
 
 
 def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    partial.chmod(0o755)
     try:
         for name, content in contents.items():
             (partial / name).write_bytes(content)

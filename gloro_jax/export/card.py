@@ -19,12 +19,12 @@ def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[st
 
     shape = ", ".join(map(str, frozen.input_shape))
     facts = {
+        **about,  # first, so that nothing in it replaces what is known
         "Input": f"images ({shape}), float32 in [0, 1], channels last",
         "Classes": manifest["num_classes"],
         "Lipschitz bound K of the body": f"{frozen.lipschitz:.6g}",
         "Digest of weights and bounds": f"`{frozen.digest}`",
         "Made with": ", ".join(f"{k} {v}" for k, v in manifest["made_with"].items()),
-        **about,
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["cell"] = _cell

@@ -166,7 +166,15 @@ def runner(linear: Linear, *, precision: Any) -> Callable[[Any], Any]:
     def run(values: Any) -> Any:
         operator = jax.tree.map(lambda kernel: kernel.astype(values.dtype), linear.operator)
         image = operator(values, precision=precision)
-        return image if linear.bias is None else add_bias(image, linear.bias)
+        if linear.bias is None:
+            return image
+        # A bias that broadcasts the image would stretch it, and no bound would know.
+        if jnp.shape(linear.bias) != image.shape[-1:]:
+            raise ValueError(
+                f"A bias has one entry per output, {image.shape[-1:]}; got "
+                f"{jnp.shape(linear.bias)}."
+            )
+        return add_bias(image, linear.bias)
 
     return run
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gloro_jax.layers.base import Linear, LipschitzLayer, add_bias, check_bounded, runner
 from gloro_jax.lipschitz.bounded import Bounded
-from gloro_jax.lipschitz.geometry import resolve_padding
+from gloro_jax.lipschitz.geometry import Pair, as_pair, resolve_padding
 from gloro_jax.lipschitz.operators import Convolution
 
 # How far a running mean moves towards the mean of each batch.
@@ -46,12 +46,12 @@ class LinearResidual(LipschitzLayer):
     Centring mixes the examples of a training batch, and only of a training batch.
 
     Attributes:
-        kernel_size: window of the branch, odd or even.
+        kernel_size: window of the branch, odd or even; one integer or (vertical, horizontal).
         scale: of the branch; 1 / sqrt(number of blocks) in the papers.
         is_centered: whether the branch's channel means are subtracted.
     """
 
-    kernel_size: int = 3
+    kernel_size: int | Pair = 3
     scale: float = 1.0
     is_centered: bool = False
 
@@ -66,15 +66,15 @@ class LinearResidual(LipschitzLayer):
         if len(x.shape) != 4:
             raise ValueError(f"LinearResidual takes images (batch, H, W, C), got shape {x.shape}.")
         height, width, channels = x.shape[1:]
-        window = (self.kernel_size, self.kernel_size)
+        window = as_pair(self.kernel_size, name="kernel_size")
         shape = (*window, channels, channels)
-        init = nn.initializers.normal(1.0 / (self.kernel_size**2 * channels))
+        init = nn.initializers.normal(1.0 / (window[0] * window[1] * channels))
         kernel = self.param("kernel", init, shape, jnp.float32)
         gain = self.param("gain", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        middle = (self.kernel_size - 1) // 2  # where SAME padding puts the pixel itself
+        middle = [(k - 1) // 2 for k in window]  # where SAME padding puts the pixel itself
         branch = jnp.asarray(kernel) * (self.scale * gain)[None, None, None, :]
-        whole = branch.at[middle, middle].add(jnp.eye(channels))
+        whole = branch.at[middle[0], middle[1]].add(jnp.eye(channels))
         pads = resolve_padding("SAME", image_size=(height, width), window=window, strides=(1, 1))
         if is_mean_folded:
             bias = bias - self._mean(channels).value
@@ -104,4 +104,12 @@ class LinearResidual(LipschitzLayer):
                 "network is another one. Pass variables['centering'] beside variables['params']."
             )
         zeros = lambda: jnp.zeros((channels,), jnp.float32)  # noqa: E731
-        return self.variable("centering", "mean", zeros)
+        mean = self.variable("centering", "mean", zeros)
+        # Flax checks the shapes of parameters only, and a longer mean would multiply channels.
+        if jnp.shape(mean.value) != (channels,) or jnp.result_type(mean.value) != jnp.float32:
+            raise ValueError(
+                f"The running mean of {self.name or type(self).__name__} has one float32 number "
+                f"per channel, ({channels},); got {jnp.result_type(mean.value)} of shape "
+                f"{jnp.shape(mean.value)}."
+            )
+        return mean

@@ -18,6 +18,11 @@ ModelConfig = GloroCNN | LiResNet | ChordLiResNet
 _FAMILIES = {family.__name__: family for family in (GloroCNN, LiResNet, ChordLiResNet)}
 
 
+def is_known(model: Any) -> bool:
+    """Whether `model` is of one of the families themselves, and no subclass."""
+    return type(model) in _FAMILIES.values()
+
+
 def as_plain(model: ModelConfig) -> dict[str, Any]:
     """A model config as plain data, with the name of its class in "family"."""
     return {"family": type(model).__name__, **dataclasses.asdict(model)}

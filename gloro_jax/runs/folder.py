@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gloro_jax.models import ModelConfig, as_plain, from_plain_model
+from gloro_jax.models import ModelConfig, as_plain, from_plain_model, is_known
 from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
@@ -85,7 +85,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def check_model(model: ModelConfig) -> None:
     """Raises a ValueError unless `model` can be read back from a run folder as it is."""
-    if from_plain_model(json.loads(json.dumps(as_plain(model)))) != model:
+    if not is_known(model) or from_plain_model(json.loads(json.dumps(as_plain(model)))) != model:
         raise ValueError(
             f"{type(model).__name__} cannot be stored as a model config. Pass the network itself, "
             "fit(model.build(), ...), and give it again to gj.load(run, net=...)."

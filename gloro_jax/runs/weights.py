@@ -1,5 +1,6 @@
 """The weights of a run: frozen ones under a digest, and those that training moved."""
 
+import hashlib
 import json
 import os
 import typing
@@ -40,7 +41,7 @@ def frozen_content(frozen: FrozenNet) -> bytes:
 def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None:
     """Writes what a training may start from: "params", and "centering" where there is any."""
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
-    content = safetensors.numpy.save(arrays, {"format": _FORMAT})
+    content = safetensors.numpy.save(arrays, {"format": _FORMAT, "sha256": _sha256(arrays)})
     write_atomically(_weights(folder, checkpoint, what=".variables"), content)
 
 
@@ -53,7 +54,10 @@ def load_variables(
         FileNotFoundError: if the run holds none; runs made before version 0.1 do not.
         ValueError: if the file is damaged.
     """
-    arrays, _ = _read_arrays(_weights(Path(run), checkpoint, what=".variables"))
+    path = _weights(Path(run), checkpoint, what=".variables")
+    arrays, metadata = _read_arrays(path)
+    if metadata.get("sha256") != _sha256(arrays):
+        raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")
     tree: dict[str, Any] = {"params": {}, "centering": {}}
     for name, array in arrays.items():
         *path, last = name.split("/")
@@ -112,6 +116,13 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path} has format {metadata.get('format')!r}; this version reads {_FORMAT!r}."
         )
     return arrays, metadata
+
+
+def _sha256(arrays: dict[str, np.ndarray]) -> str:
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return sha.hexdigest()
 
 
 def _weights(folder: Path, checkpoint: Checkpoint, *, what: str = "") -> Path:

@@ -7,6 +7,7 @@ normalised, which are that code's defaults.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.models import ChordLiResNet
@@ -63,10 +64,18 @@ def _model(given: State) -> ChordLiResNet:
             f"This is no state dict of a LiResNet with CHORD layers: it has no {', '.join(lacking)}"
             f". It holds {sorted(given)[:8]}{' ...' if len(given) > 8 else ''}."
         )
+    empty = [name for name in needed if 0 in given[name].shape]
+    if empty:
+        raise ValueError(f"Tensors without entries make no network: {', '.join(empty)}.")
     depth, width = given["conv.weights"].shape[:2]
     if width % 2:
         raise ValueError(f"The width must be even, and conv.weights has {width} channels.")
-    window = given["stem.0.weight"].shape[2]
+    channels, window = given["stem.0.weight"].shape[1:3]
+    if window not in (5, _patch(width, channels)):
+        raise ValueError(
+            f"The stem's window is 5, or {_patch(width, channels)} = sqrt(width / channels) for "
+            f"patches; stem.0.weight has {window}."
+        )
     return ChordLiResNet(
         depth=depth,
         width=width,
@@ -78,6 +87,10 @@ def _model(given: State) -> ChordLiResNet:
     )
 
 
+def _patch(width: int, channels: int) -> int:
+    return max(1, round((width / channels) ** 0.5))
+
+
 def _axes(given: State, name: str) -> int:
     return given[name].ndim if name in given else -1
 
@@ -87,11 +100,19 @@ def _image_size(state: State, model: ChordLiResNet, *, window: int, asked: int |
     inputs = state["neck.weight"].shape[1]
     middle = round((inputs / model.width) ** 0.5)
     stride = 2 if model.stem == "5x5" else window
+    if asked is not None and (type(asked) is not int or asked < 1):
+        raise ValueError(f"image_size is the side of the images in pixels, got {asked!r}.")
     side = asked or _NECK * middle * stride  # exact where the stride divides the image
     size = (side, side)
-    if asked is None and _axes(state, "stem.0.init_x") == 4:
+    is_clear = model.stem == "5x5" and _patch(model.width, state["stem.0.weight"].shape[1]) != 5
+    if _axes(state, "stem.0.init_x") == 4:
         size = tuple(int(n) for n in state["stem.0.init_x"].shape[2:])
-    elif asked is None and model.stem != "5x5":
+        if asked is not None and size != (asked, asked):
+            raise ValueError(
+                f"The file was made for images of {size[0]} x {size[1]}, and image_size says "
+                f"{asked}: leave it out."
+            )
+    elif asked is None and not is_clear:
         raise ValueError(
             f"The file does not say how large the images were, {side} pixels or a few more: give "
             "the image size (--image-size 224)."
@@ -139,7 +160,7 @@ def _check(given: State, wanted: dict[str, tuple[int, ...]]) -> None:
         )
         if not fits:
             faults.append(f"{name} has shape {array.shape} in place of {shape}")
-        elif not np.issubdtype(array.dtype, np.floating):
+        elif not jnp.issubdtype(array.dtype, jnp.floating):  # knows bfloat16, too
             faults.append(f"{name} is of type {array.dtype}")
         elif not np.isfinite(_float32(array)).all():
             faults.append(f"{name} holds NaN or infinite entries, or such as exceed float32")

@@ -6,6 +6,7 @@ from pathlib import Path
 from gloro_jax import runs
 from gloro_jax.freeze import freeze
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.margins import as_epsilon
 from gloro_jax.models import as_plain
 from gloro_jax.torch_import.files import read_state_dict
 from gloro_jax.torch_import.liresnet import from_state_dict
@@ -31,24 +32,30 @@ def import_torch(
 
     Raises:
         FileExistsError: if `out` is not new.
+        FileNotFoundError: if `file` is not there.
         ImportError: if a .pth file is given and torch is not installed.
         ValueError: if the file is no state dict of such a network; every tensor that is missing,
             unknown, of another shape or not finite is named. Nothing is written then.
     """
+    as_epsilon(epsilon)  # refuses what is no radius
+    if Path(out).exists() and any(Path(out).iterdir() if Path(out).is_dir() else [out]):
+        raise FileExistsError(f"{out} exists. Runs are never overwritten: choose another.")
+    if data is not None and str(data).endswith(".npz"):
+        data = str(Path(data).resolve())
     found = from_state_dict(read_state_dict(file), image_size=image_size)
     net = found.model.build()
     frozen = freeze(net, found.variables, input_shape=found.input_shape)
-    folder = runs.create(out)
     config = {
         "gloro_jax": __version__,
         "model": as_plain(found.model),
         "network": None,
         "data": {"name": data, "source": data, "input_shape": found.input_shape},
-        "training": {"epsilon": epsilon},
+        "training": {"epsilon": float(epsilon)},
         "imported": {"file": Path(file).name, "layout": "hukkai/liresnet"},
     }
+    folder = runs.create(out)
+    runs.write_config(folder, config)
     for checkpoint in ("best", "last"):
         runs.save_frozen(folder, checkpoint, frozen)
         runs.save_variables(folder, checkpoint, found.variables)
-    runs.write_config(folder, config)
     return frozen

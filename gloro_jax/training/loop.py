@@ -93,9 +93,9 @@ def fit(
     built = net.build() if isinstance(net, ModelConfig) else net
     _check(built, data, config)
     plain = _plain_config(net, data, config)
-    if initial is not None:
-        plain["initial"] = _digest_of(initial)
     trainer = Trainer(built, data, config, backend=backend, initial=initial)
+    if initial is not None:
+        plain["initial"] = _digest_of(trainer.learnt)
     folder = _open_folder(Path(run), plain, session)
     with runs.locked(folder):
         _train(trainer, folder, session, built, data)
@@ -104,7 +104,9 @@ def fit(
 
 def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
     if session.is_resuming and (run / "config.json").is_file():
-        return runs.reopen(run, plain)
+        # The weights a run started from matter no more once it has a checkpoint.
+        stored = runs.read_config(run).get("initial")
+        return runs.reopen(run, {"initial": stored, **plain})
     folder = run if session.is_resuming and runs.is_unborn(run) else runs.create(run)
     runs.write_config(folder, plain)
     return folder
@@ -141,6 +143,11 @@ def _resume(
             raise ValueError(
                 f"{folder} holds trained weights and no checkpoint to go on from: its checkpoints "
                 "were removed. Nothing was touched; to train again, choose another --run."
+            )
+        if runs.read_config(folder).get("initial") and not trainer.is_from_initial:
+            raise ValueError(
+                f"{folder} started from the weights of another run and has no checkpoint yet: "
+                "start again in a new folder, with the same --init-from."
             )
         console.print("no finished checkpoint yet: starting from the beginning")
         return
@@ -189,10 +196,10 @@ def _freeze(
     return frozen
 
 
-def _digest_of(initial: Mapping[str, Any]) -> str:
+def _digest_of(variables: dict[str, Any]) -> str:
     """SHA-256 of the weights that a training starts from: resuming compares it."""
     sha = hashlib.sha256()
-    for name, leaf in named_leaves(dict(initial)):
+    for name, leaf in named_leaves(variables):
         sha.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
     return sha.hexdigest()
 

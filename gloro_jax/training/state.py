@@ -74,16 +74,11 @@ def started_from(
     Its power-iteration vectors are brought close to the singular vectors of those weights.
 
     Raises:
-        ValueError: if names or shapes are not those of the network; all are listed.
+        TypeError: if `initial` is no mapping of collections.
+        ValueError: if names or shapes are not those of the network, all of which are listed; or
+            if an entry is not a finite number.
     """
-    fresh = {"params": state.params, "centering": state.centering}
-    given = {name: initial.get(name, {}) for name in fresh}
-    wanted = {name: np.shape(leaf) for name, leaf in named_leaves(fresh)}
-    found = {name: np.shape(leaf) for name, leaf in named_leaves(given)}
-    differing = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
-    if differing:
-        lines = [f"{k}: {found.get(k, 'none')}, wanted {wanted.get(k, 'none')}" for k in differing]
-        raise ValueError("The initial weights belong to another network. " + "; ".join(lines))
+    given = _checked(initial, {"params": state.params, "centering": state.centering})
     example = jnp.zeros((1, *input_shape), jnp.float32)
 
     def start(spectral: Any, kept: Any) -> TrainState:
@@ -98,4 +93,33 @@ def started_from(
             optimizer.init(kept["params"]),
         )
 
-    return jax.jit(start)(state.spectral, jax.tree.map(jnp.asarray, given))
+    return jax.jit(start)(state.spectral, given)
+
+
+def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """The collections of `initial` that `fresh` has, in float32."""
+    if not isinstance(initial, Mapping):
+        raise TypeError(
+            "initial is a mapping with 'params', as gj.runs.load_variables(run) returns it; got "
+            f"{type(initial).__name__}."
+        )
+    given = {name: initial.get(name, {}) for name in fresh}
+    wanted = {name: np.shape(leaf) for name, leaf in named_leaves(fresh)}
+    found = {name: np.shape(leaf) for name, leaf in named_leaves(given)}
+    differing = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
+    if differing:
+        lines = [f"{k}: {found.get(k, 'none')}, wanted {wanted.get(k, 'none')}" for k in differing]
+        raise ValueError("The initial weights belong to another network. " + "; ".join(lines))
+    for name, leaf in named_leaves(given):
+        array = np.asarray(leaf)
+        if not (jnp.issubdtype(array.dtype, np.floating) and np.isfinite(_float32(array)).all()):
+            raise ValueError(
+                f"The initial {name} is of type {array.dtype}, or holds NaN, infinite or too large "
+                "entries: training starts from finite floating-point numbers."
+            )
+    return jax.tree.map(lambda leaf: jnp.asarray(_float32(np.asarray(leaf))), given)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)

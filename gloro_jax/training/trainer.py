@@ -56,6 +56,7 @@ class Trainer:
         position: where it stands.
         state: weights, vectors and optimiser.
         best: what `freeze` needs of the best epoch, None before the first.
+        is_from_initial: whether it started from given weights.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Trainer:
             self.state = started_from(
                 self.state, initial, net=net, optimizer=optimizer, input_shape=data.input_shape
             )
+        self.is_from_initial = initial is not None
         self.position, self.best = Position(), None
         self._pending: Any = None
         self._taken = 0  # steps of the epoch under way that this sitting took

@@ -51,7 +51,11 @@ def test_a_flip_is_the_image_or_its_mirror_and_both_occur():
 
 
 @pytest.mark.parametrize(
-    "config", [Augmentation(crop=2, is_flipping=True), Augmentation(operations=3, magnitude=1.0)]
+    "config",
+    [
+        Augmentation(crop=2, is_flipping=True),
+        pytest.param(Augmentation(operations=3, magnitude=1.0), marks=pytest.mark.slow),
+    ],
 )
 def test_an_example_depends_on_its_index_and_the_step_alone(config):
     x = images(32)

@@ -55,7 +55,18 @@ TABLE = {
 }
 
 
-@pytest.fixture(params=TABLE)
+# Variants of a case above them, run by `make test-all`.
+SLOW = {
+    "LinearResidual even",
+    "OrthogonalDense wider",
+    "OrthogonalPatches ragged",
+    "ChordDense Newton-Schulz",
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TABLE]
+)
 def case(request):
     return TABLE[request.param]
 

@@ -30,7 +30,7 @@ def test_it_learns_to_certify(result, tiny_data):
 
 def test_the_run_folder_holds_config_metrics_and_weights(result, tiny_data):
     config = json.loads((result.run / "config.json").read_text())
-    assert config["model"] == json.loads(json.dumps(dataclasses.asdict(MODEL)))
+    assert config["model"] == json.loads(json.dumps(gj.models.as_plain(MODEL)))
     assert config["training"] == dataclasses.asdict(CONFIG)
     assert config["data"]["fingerprint"] == tiny_data.fingerprint
     rows = read_metrics(result.run)

@@ -72,7 +72,7 @@ def centered_reference(sgd):
 
 @pytest.mark.parametrize(
     ("backend", "devices"),
-    [("pmap", 4), ("shard_map", 2), pytest.param("pmap", 2, marks=pytest.mark.slow)],
+    [("shard_map", 4), pytest.param("pmap", 2, marks=pytest.mark.slow)],
 )
 def test_means_of_a_batch_are_over_all_devices(sgd, centered_reference, backend, devices):
     state = trained(sgd, backend=backend, devices=devices, steps=6, model=CENTERED)
@@ -87,6 +87,7 @@ def test_means_of_a_batch_are_over_all_devices(sgd, centered_reference, backend,
         np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_running_means_move_once_per_step_however_many_microbatches(sgd):
     config = dataclasses.replace(CONFIG, microbatches=2)
     whole = trained(sgd, backend="pmap", devices=1, steps=1, model=CENTERED)
@@ -100,7 +101,7 @@ def test_running_means_move_once_per_step_however_many_microbatches(sgd):
     ("devices", "microbatches"),
     [
         pytest.param(2, 2, marks=pytest.mark.slow),
-        (4, 1),
+        pytest.param(4, 1, marks=pytest.mark.slow),
         pytest.param(1, 4, marks=pytest.mark.slow),
         pytest.param(2, 8, marks=pytest.mark.slow),
     ],

@@ -175,6 +175,7 @@ def own_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_prepared_shown_trained_on_and_reported(
     own_file, capsys, tmp_path, monkeypatch
 ):

@@ -106,6 +106,7 @@ def test_training_with_batch_means_is_evaluation_with_those_means():
     np.testing.assert_allclose(logits.values, frozen(x).values, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_centring_moves_values_and_no_bound():
     net, plain = CHORD.build(), dataclasses.replace(CHORD, is_centered=False).build()
     variables, x = drawn(net, (16, 16, 3))
@@ -122,6 +123,7 @@ def test_a_centred_network_is_not_frozen_without_its_means():
         gj.freeze(net, {"params": variables["params"]}, input_shape=(16, 16, 3))
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_head_changes_neither_logits_nor_margins():
     net = CHORD.build()
     variables, x = drawn(net, (16, 16, 3))
@@ -165,6 +167,7 @@ def test_any_image_size_freezes_to_what_trains(model, shape, stem):
     assert float(trained.lipschitz) <= frozen.lipschitz * 1.01
 
 
+@pytest.mark.slow
 def test_the_stem_can_be_chosen_and_says_when_it_does_not_fit():
     wide = dataclasses.replace(PLAIN, width=300, stem="patches")
     with pytest.raises(ValueError, match=r"patches of side 10.*images are 8 x 8.*stem '5x5'"):

@@ -10,7 +10,10 @@ from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f, gloro
 from tests.broken import with_too_small_a_bound
 
 
-@pytest.fixture(scope="module", params=["minmax", "relu, normalised"])
+@pytest.fixture(
+    scope="module",
+    params=["minmax", pytest.param("relu, normalised", marks=pytest.mark.slow)],
+)
 def trained(request, tmp_path_factory, tiny_data):
     changes = {
         "minmax": {},

@@ -81,7 +81,7 @@ class FrozenNet:
     @property
     def digest(self) -> str:
         """SHA-256 over weights, geometry and bounds, in hexadecimal."""
-        return np.asarray(self._digest).astype(">u4").tobytes().hex()
+        return digest_text(self._digest)
 
     @property
     def lipschitz(self) -> float:
@@ -166,7 +166,7 @@ def assemble(
     arrays = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), frozen)
     words = _digest(arrays, input_shape)
     if digest is not None:
-        words = np.frombuffer(bytes.fromhex(digest), ">u4").astype(np.uint32)
+        words = digest_words(bytes.fromhex(digest))
     made = FrozenNet(net, arrays, jnp.asarray(words), input_shape=input_shape)
     made.check_digest()
     return made
@@ -188,7 +188,17 @@ def _digest(frozen: Any, input_shape: tuple[int, ...]) -> np.ndarray:
         array = np.asarray(leaf)
         sha.update(f"{path} {array.shape} {array.dtype}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
-    return np.frombuffer(sha.digest(), ">u4").astype(np.uint32)
+    return digest_words(sha.digest())
+
+
+def digest_words(digest: bytes) -> np.ndarray:
+    """A SHA-256 as uint32[8], the form it has as a leaf or an output of a program."""
+    return np.frombuffer(digest, ">u4").astype(np.uint32)
+
+
+def digest_text(words: Any) -> str:
+    """Such words in hexadecimal."""
+    return np.asarray(words).astype(">u4").tobytes().hex()
 
 
 def _named_nodes(frozen: Any) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from gloro_jax.certify import certify
 from gloro_jax.export.card import model_card
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, digest_text, digest_words
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__
 
@@ -60,7 +60,7 @@ class Exported:
         if not 0 < epsilon < np.inf:
             raise ValueError(f"epsilon is an l2 radius, positive and finite; got {epsilon}.")
         out = dict(self.program.call(images, np.float32(epsilon)))
-        digest = _hexadecimal(out.pop("digest"))
+        digest = digest_text(out.pop("digest"))
         if digest != self.manifest["digest"]:
             raise ValueError(
                 f"The program was made from the weights {digest}, and the manifest speaks of "
@@ -165,7 +165,7 @@ def _program(frozen: FrozenNet) -> Any:
             "radius": certificate.radius,
             "is_refused": ~certificate.is_certified,
             "slack": certificate.slack,
-            "digest": np.frombuffer(bytes.fromhex(frozen.digest), ">u4").astype(np.uint32),
+            "digest": digest_words(bytes.fromhex(frozen.digest)),
         }
 
     (batch,) = jax.export.symbolic_shape("batch")
@@ -201,7 +201,3 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _hexadecimal(words: Any) -> str:
-    return np.asarray(words).astype(">u4").tobytes().hex()

@@ -155,6 +155,25 @@ def check_bounded(x: Any, layer: nn.Module) -> Bounded:
     return x
 
 
+def image_shape(x: Bounded, layer: nn.Module) -> tuple[int, int, int]:
+    """(H, W, C) of a batch of images, or a ValueError that names the layer."""
+    if len(x.shape) != 4:
+        raise ValueError(
+            f"{type(layer).__name__} takes images (batch, H, W, C), got shape {x.shape}."
+        )
+    return x.shape[1], x.shape[2], x.shape[3]
+
+
+def feature_count(x: Bounded, layer: nn.Module) -> int:
+    """How many features each example has, or a ValueError that names the layer."""
+    if len(x.shape) != 2:
+        raise ValueError(
+            f"{type(layer).__name__} takes (batch, features), got shape {x.shape}. Put Flatten "
+            "before it."
+        )
+    return x.shape[1]
+
+
 def add_bias(values: Any, bias: Any) -> Any:
     """`values` plus a bias along the last axis, in the precision of `values`."""
     return values + jnp.reshape(bias, (1,) * (values.ndim - 1) + (-1,)).astype(values.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer
+from gloro_jax.layers.base import Linear, LipschitzLayer, image_shape
 from gloro_jax.layers.dense import orthogonal
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import Padding, Pair, as_pair, resolve_padding
@@ -44,9 +44,7 @@ class Conv(LipschitzLayer):
         """
 
         def make() -> Linear:
-            if len(x.shape) != 4:
-                raise ValueError(f"Conv takes images (batch, H, W, C), got shape {x.shape}.")
-            height, width, channels = x.shape[1:]
+            height, width, channels = image_shape(x, self)
             if channels % self.groups or self.features % self.groups:
                 raise ValueError(
                     f"groups={self.groups} must divide the {channels} input channels and the "

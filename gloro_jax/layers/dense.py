@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer
+from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix, Scaling
 
@@ -35,13 +35,8 @@ class Dense(LipschitzLayer):
         """
 
         def make() -> Linear:
-            if len(x.shape) != 2:
-                raise ValueError(
-                    f"Dense takes (batch, features), got shape {x.shape}. Put Flatten before it."
-                )
-            kernel = self.param(
-                "kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32
-            )
+            shape = (feature_count(x, self), self.features)
+            kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             return Linear(Matrix(kernel), bias if self.use_bias else None)
 

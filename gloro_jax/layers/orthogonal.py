@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer
+from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import resolve_padding
 from gloro_jax.lipschitz.operators import Convolution, Matrix
@@ -33,7 +33,7 @@ class OrthogonalDense(LipschitzLayer):
         """Applies the layer; raises a ValueError if `x` is not (batch, in)."""
 
         def make() -> Linear:
-            inputs = _features_of(x, self)
+            inputs = feature_count(x, self)
             init = nn.initializers.normal(inputs**-0.5)
             kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
             bias = _bias(self, self.features) if self.use_bias else None
@@ -61,7 +61,7 @@ class ChordDense(LipschitzLayer):
         """Applies the layer; raises a ValueError if `x` is not (batch, in)."""
 
         def make() -> Linear:
-            features = _features_of(x, self)
+            features = feature_count(x, self)
             init = nn.initializers.normal(1.0 / features)
             kernel = self.param("kernel", init, (features, features), jnp.float32)
             gain = self.param("gain", nn.initializers.ones, (features,), jnp.float32)
@@ -94,11 +94,7 @@ class OrthogonalPatches(LipschitzLayer):
         """Applies the layer; raises a ValueError if `x` is not (batch, H, W, C)."""
 
         def make() -> Linear:
-            if len(x.shape) != 4:
-                raise ValueError(
-                    f"OrthogonalPatches takes images (batch, H, W, C), got shape {x.shape}."
-                )
-            height, width, channels = x.shape[1:]
+            height, width, channels = image_shape(x, self)
             window = (self.patch, self.patch)
             inputs = self.patch**2 * channels
             init = nn.initializers.normal(inputs**-0.5)
@@ -117,15 +113,6 @@ class OrthogonalPatches(LipschitzLayer):
 def _columns(kernel: Any, method: Orthogonalization) -> Any:
     """An (in, out) kernel with one row of `orthogonalized` per output."""
     return orthogonalized(jnp.asarray(kernel).T, method=method).T
-
-
-def _features_of(x: Bounded, layer: LipschitzLayer) -> int:
-    if len(x.shape) != 2:
-        raise ValueError(
-            f"{type(layer).__name__} takes (batch, features), got shape {x.shape}. Put Flatten "
-            "before it."
-        )
-    return x.shape[-1]
 
 
 def _bias(layer: LipschitzLayer, features: int) -> Any:

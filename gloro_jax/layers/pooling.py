@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.layers.base import LipschitzLayer, check_bounded
+from gloro_jax.layers.base import LipschitzLayer, check_bounded, image_shape
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import Padding, Pads, Pair, as_pair, resolve_padding
 from gloro_jax.lipschitz.rounding import up
@@ -192,11 +192,8 @@ def _step(op: str, image_size: Pair, window: Pair, strides: Pair, pads: Pads) ->
 def _windows(
     x: Bounded, window: int | Pair, strides: int | Pair | None, padding: Padding, layer: nn.Module
 ) -> tuple[Pair, Pair, Pads]:
-    if len(x.shape) != 4:
-        raise ValueError(
-            f"{type(layer).__name__} takes images (batch, H, W, C), got shape {x.shape}."
-        )
+    height, width, _ = image_shape(x, layer)
     sides = as_pair(window, name="window")
     steps = sides if strides is None else as_pair(strides, name="strides")
-    size = (x.shape[1], x.shape[2])
+    size = (height, width)
     return sides, steps, resolve_padding(padding, image_size=size, window=sides, strides=steps)

@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer, add_bias, check_bounded, runner
+from gloro_jax.layers.base import (
+    Linear,
+    LipschitzLayer,
+    add_bias,
+    check_bounded,
+    image_shape,
+    runner,
+)
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import Pair, as_pair, resolve_padding
 from gloro_jax.lipschitz.operators import Convolution
@@ -63,9 +70,7 @@ class LinearResidual(LipschitzLayer):
         return self.apply_linear(x, lambda: self._make(x, is_mean_folded=self.is_centered))
 
     def _make(self, x: Bounded, *, is_mean_folded: bool) -> Linear:
-        if len(x.shape) != 4:
-            raise ValueError(f"LinearResidual takes images (batch, H, W, C), got shape {x.shape}.")
-        height, width, channels = x.shape[1:]
+        height, width, channels = image_shape(x, self)
         window = as_pair(self.kernel_size, name="kernel_size")
         shape = (*window, channels, channels)
         init = nn.initializers.normal(1.0 / (window[0] * window[1] * channels))

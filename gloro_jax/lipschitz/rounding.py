@@ -59,6 +59,12 @@ def float32_up(x: float) -> np.float32:
     return np.maximum(rounded, np.finfo(np.float32).tiny)
 
 
+def nearest_float32(array: np.ndarray) -> np.ndarray:
+    """`array` in float32; what exceeds it becomes infinite, for a check of finite entries."""
+    with np.errstate(over="ignore"):
+        return np.asarray(array, np.float32)
+
+
 @jax.custom_jvp
 def next_up(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The next floating-point number above, with the derivative of the identity."""

@@ -8,6 +8,17 @@ from gloro_jax.models import ChordLiResNet, LiResNet, gloro_6c2f
 from gloro_jax.recipes.recipe import Recipe
 from gloro_jax.training.config import TrainConfig
 
+# What the two papers on L12W512 have in common.
+_LARGE = TrainConfig(
+    epsilon=36 / 255,
+    epochs=800,
+    batch_size=256,
+    learning_rate=1e-3,
+    warmup_epochs=20,
+    power_steps=10,
+    augmentation=Augmentation(crop=4, is_flipping=True),
+)
+
 
 def cifar10_6c2f() -> Recipe:
     """CIFAR-10, l2 36/255, 6C2F: VRA 52.9 (paper 58.4, 800 epochs); 40 min on 2 CPU cores.
@@ -55,8 +66,7 @@ def cifar10_liresnet_l12w512() -> Recipe:
     Hu, Zou, Wang, Leino, Fredrikson, Unlocking Deterministic Robustness Certification on
     ImageNet, NeurIPS 2023, without their extra data. NAdam in place of AdamW with weight decay.
     """
-    training = _large(TrainConfig(epsilon=36 / 255, epochs=800))
-    return Recipe(DataConfig("cifar10"), LiResNet(depth=12, width=512), training)
+    return Recipe(DataConfig("cifar10"), LiResNet(depth=12, width=512), _LARGE)
 
 
 def cifar10_chord_l12w512() -> Recipe:
@@ -66,23 +76,10 @@ def cifar10_chord_l12w512() -> Recipe:
     their generated data; the figures are those of the BRONet authors' rebuttal. With Lookahead, and
     a radius that rises to three times epsilon.
     """
-    training = _large(TrainConfig(epsilon=36 / 255, epochs=800))
     training = dataclasses.replace(
-        training,
+        _LARGE,
         epsilon_schedule="[0.1]-[50%:3]",
         lookahead=6,
         augmentation=Augmentation(crop=4, is_flipping=True, operations=2),
     )
     return Recipe(DataConfig("cifar10"), ChordLiResNet(depth=12, width=512), training)
-
-
-def _large(training: TrainConfig) -> TrainConfig:
-    """What the two papers have in common."""
-    return dataclasses.replace(
-        training,
-        batch_size=256,
-        learning_rate=1e-3,
-        warmup_epochs=20,
-        power_steps=10,
-        augmentation=Augmentation(crop=4, is_flipping=True),
-    )

@@ -13,6 +13,7 @@ Loading reads JSON and arrays; it never executes anything a file says.
 """
 
 from gloro_jax.runs.folder import check_model as check_model
+from gloro_jax.runs.folder import check_new as check_new
 from gloro_jax.runs.folder import create as create
 from gloro_jax.runs.folder import is_unborn as is_unborn
 from gloro_jax.runs.folder import locked as locked
@@ -29,3 +30,4 @@ from gloro_jax.runs.weights import load as load
 from gloro_jax.runs.weights import load_variables as load_variables
 from gloro_jax.runs.weights import save_frozen as save_frozen
 from gloro_jax.runs.weights import save_variables as save_variables
+from gloro_jax.runs.weights import variables_digest as variables_digest

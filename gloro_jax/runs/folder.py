@@ -19,18 +19,27 @@ def create(run: str | os.PathLike[str]) -> Path:
     Raises:
         FileExistsError: if something is there already; nothing in it is touched.
     """
-    folder = Path(run)
-    taken = FileExistsError(
-        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run, or "
-        "go on with that one with --resume."
-    )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise taken
+    folder = check_new(run)
     try:
         (folder / "weights").mkdir(parents=True)  # one of two runs that start together fails here
     except FileExistsError:
-        raise taken from None
+        raise _taken(folder) from None
     return folder
+
+
+def check_new(run: str | os.PathLike[str]) -> Path:
+    """The folder, or a FileExistsError if something is there already; nothing is written."""
+    folder = Path(run)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _taken(folder)
+    return folder
+
+
+def _taken(folder: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run, or "
+        "go on with that one with --resume."
+    )
 
 
 def is_unborn(run: str | os.PathLike[str]) -> bool:

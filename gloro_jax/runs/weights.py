@@ -41,7 +41,8 @@ def frozen_content(frozen: FrozenNet) -> bytes:
 def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None:
     """Writes what a training may start from: "params", and "centering" where there is any."""
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
-    content = safetensors.numpy.save(arrays, {"format": _FORMAT, "sha256": _sha256(arrays)})
+    metadata = {"format": _FORMAT, "sha256": variables_digest(arrays)}
+    content = safetensors.numpy.save(arrays, metadata)
     write_atomically(_weights(folder, checkpoint, what=".variables"), content)
 
 
@@ -56,7 +57,7 @@ def load_variables(
     """
     path = _weights(Path(run), checkpoint, what=".variables")
     arrays, metadata = _read_arrays(path)
-    if metadata.get("sha256") != _sha256(arrays):
+    if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")
     tree: dict[str, Any] = {"params": {}, "centering": {}}
     for name, array in arrays.items():
@@ -118,9 +119,11 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def _sha256(arrays: dict[str, np.ndarray]) -> str:
+def variables_digest(variables: Any) -> str:
+    """SHA-256 over every array with its name, in hexadecimal; a tree, or one level of names."""
     sha = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
+    for name, leaf in sorted(named_leaves(variables), key=lambda pair: pair[0]):
+        array = np.asarray(leaf)
         sha.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
     return sha.hexdigest()
 

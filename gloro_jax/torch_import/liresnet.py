@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax.lipschitz.rounding import nearest_float32
 from gloro_jax.models import ChordLiResNet
 from gloro_jax.torch_import.files import State
 
@@ -49,7 +50,7 @@ def from_state_dict(state: State, *, image_size: int | None = None) -> Imported:
     stem = given["stem.0.weight"].shape
     size = _image_size(state, model, window=stem[2], asked=image_size)
     _check(given, _wanted(model, stem, has_means=model.is_centered))
-    arrays = {name: _float32(array) for name, array in given.items()}
+    arrays = {name: nearest_float32(array) for name, array in given.items()}
     return Imported(model, _variables(arrays, model), (*size, stem[1]))
 
 
@@ -162,15 +163,10 @@ def _check(given: State, wanted: dict[str, tuple[int, ...]]) -> None:
             faults.append(f"{name} has shape {array.shape} in place of {shape}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):  # knows bfloat16, too
             faults.append(f"{name} is of type {array.dtype}")
-        elif not np.isfinite(_float32(array)).all():
+        elif not np.isfinite(nearest_float32(array)).all():
             faults.append(f"{name} holds NaN or infinite entries, or such as exceed float32")
     if faults:
         raise ValueError("The state dict cannot be imported: " + "; ".join(faults) + ".")
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large becomes infinite, and is refused as such
-        return np.asarray(array, np.float32)
 
 
 def _variables(state: State, model: ChordLiResNet) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from gloro_jax import runs
+from gloro_jax.data.npz import is_npz
 from gloro_jax.freeze import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
@@ -38,9 +39,8 @@ def import_torch(
             unknown, of another shape or not finite is named. Nothing is written then.
     """
     as_epsilon(epsilon)  # refuses what is no radius
-    if Path(out).exists() and any(Path(out).iterdir() if Path(out).is_dir() else [out]):
-        raise FileExistsError(f"{out} exists. Runs are never overwritten: choose another.")
-    if data is not None and str(data).endswith(".npz"):
+    runs.check_new(out)  # before the norms, which may take minutes
+    if data is not None and is_npz(data):
         data = str(Path(data).resolve())
     found = from_state_dict(read_state_dict(file), image_size=image_size)
     net = found.model.build()

@@ -1,7 +1,6 @@
 """fit: checks, the run folder, training, and freezing what was learnt."""
 
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,7 +16,7 @@ from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
 from gloro_jax.freeze import freeze
-from gloro_jax.frozen_net import FrozenNet, named_leaves
+from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
 from gloro_jax.training.checkpoint import Checkpoints
@@ -95,7 +93,7 @@ def fit(
     plain = _plain_config(net, data, config)
     trainer = Trainer(built, data, config, backend=backend, initial=initial)
     if initial is not None:
-        plain["initial"] = _digest_of(trainer.learnt)
+        plain["initial"] = runs.variables_digest(trainer.learnt)
     folder = _open_folder(Path(run), plain, session)
     with runs.locked(folder):
         _train(trainer, folder, session, built, data)
@@ -194,14 +192,6 @@ def _freeze(
     runs.save_variables(folder, checkpoint, learnt)
     runs.save_frozen(folder, checkpoint, frozen)
     return frozen
-
-
-def _digest_of(variables: dict[str, Any]) -> str:
-    """SHA-256 of the weights that a training starts from: resuming compares it."""
-    sha = hashlib.sha256()
-    for name, leaf in named_leaves(variables):
-        sha.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
 
 
 def _check(net: Any, data: Any, config: Any) -> None:

@@ -11,6 +11,7 @@ import optax
 from gloro_jax.frozen_net import named_leaves
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
+from gloro_jax.lipschitz.rounding import nearest_float32
 from gloro_jax.pytrees import pytree_dataclass
 
 # Rounds of power iteration on weights that were trained elsewhere, from random vectors.
@@ -112,14 +113,10 @@ def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any
         raise ValueError("The initial weights belong to another network. " + "; ".join(lines))
     for name, leaf in named_leaves(given):
         array = np.asarray(leaf)
-        if not (jnp.issubdtype(array.dtype, np.floating) and np.isfinite(_float32(array)).all()):
+        is_float = jnp.issubdtype(array.dtype, np.floating)
+        if not (is_float and np.isfinite(nearest_float32(array)).all()):
             raise ValueError(
                 f"The initial {name} is of type {array.dtype}, or holds NaN, infinite or too large "
                 "entries: training starts from finite floating-point numbers."
             )
-    return jax.tree.map(lambda leaf: jnp.asarray(_float32(np.asarray(leaf))), given)
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+    return jax.tree.map(lambda leaf: jnp.asarray(nearest_float32(leaf)), given)

@@ -77,6 +77,14 @@ CASES = {
         ("TypeError", "fit trains a gj.GloroNet or a model config, got str"),
     "gj.load('nowhere')": ("FileNotFoundError", "is no run folder"),
     "gj.load('nowhere', checkpoint='bets')": ("ValueError", "'best' or 'last'"),
+    "gj.torch_import.from_state_dict('model.npz')":
+        ("TypeError", "dictionary of arrays (read_state_dict)"),
+    "gj.torch_import.from_state_dict({'head.bias': [0.0]})":
+        ("TypeError", "dictionary of arrays (read_state_dict)"),
+    "gj.models.from_plain_model({'family': ['ChordLiResNet']})":
+        ("ValueError", "model.family is one of"),
+    "gj.GloroNet(layers.OrthogonalPatches(4, patch=0), 3).init(jax.random.key(0), x, norms=norms)":
+        ("ValueError", "patch"),
     "gj.certfy": ("AttributeError", "no attribute 'certfy'"),
 }  # fmt: skip
 

@@ -104,7 +104,12 @@ def test_a_program_of_other_weights_is_refused_when_it_runs(folder, small_frozen
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "is damaged"), ("{", "is damaged"), ('{"files": {}, "digest": ""}', "has format None")],
+    [
+        ("[]", "is damaged"),
+        ("{", "is damaged"),
+        ('{"files": {}, "digest": ""}', "is damaged: KeyError.'input_shape'"),
+        ('{"files": {}, "digest": "", "input_shape": []}', "has format None"),
+    ],
 )
 def test_a_damaged_manifest_is_named(folder, tmp_path, content, message):
     copy = copied(folder, tmp_path)
@@ -120,6 +125,12 @@ def test_bad_arguments(folder, small_frozen, tmp_path):
         program(good.astype(np.uint8), epsilon=EPSILON)
     with pytest.raises(ValueError, match=r"got float32 of shape \(1, 9, 8, 1\)"):
         program(np.zeros((1, 9, 8, 1), np.float32), epsilon=EPSILON)
+    with pytest.raises(ValueError, match=r"at least one, got float32 of shape \(0, 8, 8, 1\)"):
+        program(good[:0], epsilon=EPSILON)
+    with pytest.raises(ValueError, match="got <class 'list'> of shape"):
+        program(good.tolist(), epsilon=EPSILON)
+    with pytest.raises(TypeError, match=r"Inside jit, call `program\.call"):
+        jax.jit(lambda images: program(images, epsilon=EPSILON))(good)
     for epsilon in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="epsilon is an l2 radius"):
             program(good, epsilon=epsilon)

@@ -168,7 +168,7 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path):
     with pytest.raises(ValueError, match=r"one of \['.npz', '.pt', '.pth', '.safetensors'\]"):
         read_state_dict(tmp_path / "a.bin")
     (tmp_path / "a.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(ValueError, match="damaged or no safetensors"):
+    with pytest.raises(ValueError, match="damaged, no safetensors file"):
         read_state_dict(tmp_path / "a.safetensors")
 
 

@@ -14,11 +14,13 @@ import jax
 import jax.export
 import numpy as np
 import safetensors
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gloro_jax.certify import certify
 from gloro_jax.export.card import model_card
 from gloro_jax.frozen_net import FrozenNet, digest_text, digest_words
+from gloro_jax.margins import as_epsilon
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__
 
@@ -48,18 +50,21 @@ class Exported:
             A dictionary of "prediction", "radius", "is_refused" and "slack", each (n,).
 
         Raises:
+            TypeError: inside `jax.jit`.
             ValueError: if shape or type do not fit, epsilon is not positive and finite, or the
                 program speaks for other weights than the manifest.
         """
-        shape = tuple(self.manifest["input_shape"])
-        if np.shape(images)[1:] != shape or images.dtype != np.float32:
-            raise ValueError(
-                f"The program takes float32 images (n, {', '.join(map(str, shape))}) in [0, 1], "
-                f"got {images.dtype} of shape {np.shape(images)}."
+        if isinstance(images, Tracer):
+            raise TypeError(
+                "Inside jit, call `program.call(images, epsilon)`: digests need values."
             )
-        if not 0 < epsilon < np.inf:
-            raise ValueError(f"epsilon is an l2 radius, positive and finite; got {epsilon}.")
-        out = dict(self.program.call(images, np.float32(epsilon)))
+        shape, dtype = tuple(self.manifest["input_shape"]), getattr(images, "dtype", type(images))
+        if np.shape(images)[1:] != shape or dtype != np.float32 or not len(images):
+            raise ValueError(
+                f"The program takes float32 images (n, {', '.join(map(str, shape))}) in [0, 1], at "
+                f"least one, got {dtype} of shape {np.shape(images)}."
+            )
+        out = dict(self.program.call(images, as_epsilon(epsilon)))
         digest = digest_text(out.pop("digest"))
         if digest != self.manifest["digest"]:
             raise ValueError(
@@ -132,6 +137,7 @@ def read(folder: str | os.PathLike[str]) -> Exported:
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
         files, digest = dict(manifest["files"]), manifest["digest"]
+        tuple(manifest["input_shape"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / _MANIFEST} is damaged: {error!r}.") from None
     if manifest.get("format") != _FORMAT or not {_PROGRAM, _WEIGHTS} <= files.keys():

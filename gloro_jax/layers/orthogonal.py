@@ -1,5 +1,6 @@
 """Layers with orthonormalised kernels: dense, patch convolution, and CHORD."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
 from gloro_jax.lipschitz.bounded import Bounded
-from gloro_jax.lipschitz.geometry import resolve_padding
+from gloro_jax.lipschitz.geometry import as_pair, resolve_padding
 from gloro_jax.lipschitz.operators import Convolution, Matrix
 from gloro_jax.orthogonal import Orthogonalization, orthogonalized
 
@@ -95,8 +96,8 @@ class OrthogonalPatches(LipschitzLayer):
 
         def make() -> Linear:
             height, width, channels = image_shape(x, self)
-            window = (self.patch, self.patch)
-            inputs = self.patch**2 * channels
+            window = as_pair(self.patch, name="patch")
+            inputs = math.prod(window) * channels
             init = nn.initializers.normal(inputs**-0.5)
             shape = (*window, channels, self.features)
             kernel = jnp.asarray(self.param("kernel", init, shape, jnp.float32))

@@ -25,6 +25,8 @@ LinearFn = Callable[[Any], Any]
 # Rounds compiled as straight-line code: XLA:CPU runs a convolution's transpose inside a loop
 # about 75 times slower than outside.
 _MAX_UNROLLED_STEPS = 10
+# Its reciprocal is a normal float32 number.
+_LARGEST_SCALE = 2.0**125
 
 
 @pytree_dataclass()
@@ -57,6 +59,8 @@ def two_norm(x: Float[Array, "..."]) -> Float[Array, ""]:
     """
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
     is_zero = scale == 0
+    # XLA may multiply by the reciprocal, and flushes that to 0 where it is no normal number.
+    scale = jnp.minimum(scale, _LARGEST_SCALE)
     squares = jnp.sum(jnp.square(x / jnp.where(is_zero, 1, scale)))
     return jnp.where(is_zero, 0, scale * jnp.sqrt(jnp.where(is_zero, 1, squares)))
 

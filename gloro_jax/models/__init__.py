@@ -38,6 +38,6 @@ def from_plain_model(plain: Any) -> ModelConfig:
         raise ValueError(f"model must be an object, got {plain!r}.")
     fields = {"family": GloroCNN.__name__, **plain}
     family = fields.pop("family")
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"model.family is one of {sorted(_FAMILIES)}, got {family!r}.")
     return from_plain(_FAMILIES[family], fields, where="model")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -51,8 +52,10 @@ def _read_npz(path: Path) -> State:
 def _read_safetensors(path: Path) -> State:
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}.") from None
+    except (safetensors.SafetensorError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged, no safetensors file, or of a type NumPy lacks: {error}."
+        ) from None
 
 
 def _read_torch(path: Path) -> State:
@@ -79,4 +82,9 @@ def _read_torch(path: Path) -> State:
     other = [str(name) for name, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if other:
         raise ValueError(f"{path} is no state dict: {', '.join(sorted(other)[:8])} are no tensors.")
-    return {name: tensor.detach().float().numpy() for name, tensor in loaded.items()}
+    return {name: _array(tensor.detach()) for name, tensor in loaded.items()}
+
+
+def _array(tensor: Any) -> np.ndarray:
+    # NumPy has no bfloat16; integers stay what they are, to be refused by name.
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

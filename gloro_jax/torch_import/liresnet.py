@@ -43,8 +43,11 @@ def from_state_dict(state: State, *, image_size: int | None = None) -> Imported:
     """The network of a state dict, its config inferred from names and shapes.
 
     Raises:
+        TypeError: if `state` is not a dictionary of arrays, as `read_state_dict` returns.
         ValueError: if tensors are missing, unknown, of another shape or not finite; all are named.
     """
+    if not (isinstance(state, dict) and all(isinstance(x, np.ndarray) for x in state.values())):
+        raise TypeError(f"state is a dictionary of arrays (read_state_dict), got {type(state)}.")
     given = {name: array for name, array in state.items() if name not in _BUFFERS}
     model = _model(given)
     stem = given["stem.0.weight"].shape

@@ -86,6 +86,14 @@ def test_value_and_gradient_at_the_zero_matrix_are_zero():
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1.0, 1e30, 1e38, 3e38])
+def test_two_norm_is_exact_at_any_scale(scale):
+    one, two = jnp.asarray([scale, 0, 0]), jnp.asarray([0.6 * scale, 0, -0.8 * scale])
+    for norm in (two_norm, jax.jit(two_norm)):
+        np.testing.assert_allclose([norm(one), norm(two)], scale, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(two_norm)(two), [0.6, 0, -0.8], rtol=1e-5)
+
+
 def test_two_norm_at_zero_has_gradient_zero():
     value, gradient = jax.value_and_grad(two_norm)(jnp.zeros(3))
     assert value == 0

@@ -31,7 +31,9 @@ def minmax(
         ValueError: if the number of channels is odd.
     """
     a, b = _pairs(x, pairing)
-    high, low = jnp.maximum(a, b), jnp.minimum(a, b)
+    # maximum and minimum share the gradient of a tie out, which costs a training step 3 %.
+    is_sorted = a > b
+    high, low = jnp.where(is_sorted, a, b), jnp.where(is_sorted, b, a)
     return _unpair(high, low, pairing) if order == "max_min" else _unpair(low, high, pairing)
 
 

@@ -18,9 +18,14 @@ def test_minmax_sorts_the_pairs_it_says():
 
 @pytest.mark.parametrize("pairing", ["halves", "adjacent"])
 def test_minmax_preserves_the_norm_of_gradients(pairing):
-    x = jax.random.normal(jax.random.key(0), (8,))
-    jacobian = jax.jacobian(lambda v: minmax(v, pairing=pairing))(x)
-    np.testing.assert_allclose(jacobian @ jacobian.T, np.eye(8), atol=1e-6)
+    for x in (jax.random.normal(jax.random.key(0), (8,)), jnp.zeros(8)):  # at ties, too
+        jacobian = jax.jacobian(lambda v: minmax(v, pairing=pairing))(x)
+        np.testing.assert_allclose(jacobian @ jacobian.T, np.eye(8), atol=1e-6)
+
+
+def test_minmax_loses_no_nan():
+    for pair in ([jnp.nan, 1.0], [1.0, jnp.nan]):
+        assert jnp.isnan(minmax(jnp.asarray(pair))).any()
 
 
 def test_smooth_minmax_has_the_eigenvalues_of_its_proof():

@@ -92,8 +92,9 @@ class LinearResidual(LipschitzLayer):
 
         def run(values: Any) -> Any:
             image = apply(values)
-            # The branch is what the block adds to its input.
-            found = jnp.mean(image - values, axis=(0, 1, 2), dtype=jnp.float32)
+            # The branch is what the block adds to its input. In two steps, XLA:CPU is faster.
+            pixels = jnp.mean(image - values, axis=0, dtype=jnp.float32)
+            found = jnp.mean(pixels, axis=(0, 1))
             found = found if x.batch_axis is None else jax.lax.pmean(found, x.batch_axis)
             if self.is_mutable_collection("centering"):
                 step = jax.lax.stop_gradient(found) - mean.value

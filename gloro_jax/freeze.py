@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.frozen_net import FrozenNet, assemble, is_bounded, named_leaves, path_name
+from gloro_jax.frozen_net import (
+    FrozenNet,
+    assemble,
+    is_bounded,
+    named_leaves,
+    path_name,
+    shape_differences,
+)
 from gloro_jax.gloro import FrozenHead, GloroNet, Head
 from gloro_jax.layers.base import Collect, Frozen, FrozenLinear, Linear
 from gloro_jax.lipschitz.many import norms
@@ -47,7 +54,8 @@ def freeze(
 
     Raises:
         TypeError: when called inside `jit`, or if `net` is not a GloroNet.
-        ValueError: if "params" is missing, a weight is NaN or infinite, or a bound overflows.
+        ValueError: if "params" is missing or belongs to another network, a weight is NaN or
+            infinite, or a bound overflows.
     """
     if not isinstance(net, GloroNet):
         raise TypeError(f"freeze takes a gj.GloroNet, got {type(net).__name__}.")
@@ -118,9 +126,15 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
         )
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
     example = jnp.zeros((1, *shape), jnp.float32)
+    key, norms = jax.random.key(0), Collect()
+    fresh = jax.eval_shape(lambda: net.init(key, example, norms=norms))
+    # Flax does not look at what is left over, say the third of two blocks.
+    differences = shape_differences(variables["params"], fresh.get("params", {}))
+    if differences:
+        raise ValueError("variables['params'] is of another network. " + "; ".join(differences))
 
     def collect(kept: Any) -> Any:
-        made = net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
+        made = net.apply(kept, example, norms=norms, mutable=["operators"])[1]["operators"]
         # Bounded is what runs, and a FrozenNet runs in float32.
         return jax.tree.map(lambda array: array.astype(jnp.float32), made)
 

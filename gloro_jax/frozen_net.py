@@ -212,6 +212,13 @@ def named_leaves(frozen: Any) -> list[tuple[str, Any]]:
     return [(path_name(path), leaf) for path, leaf in pairs]
 
 
+def shape_differences(given: Any, wanted: Any) -> list[str]:
+    """Where two trees of arrays differ in names or shapes, a line each."""
+    found, meant = ({name: np.shape(a) for name, a in named_leaves(t)} for t in (given, wanted))
+    names = sorted(k for k in meant.keys() | found if meant.get(k) != found.get(k))
+    return [f"{k}: {found.get(k, 'none')}, wanted {meant.get(k, 'none')}" for k in names]
+
+
 def path_name(path: Any) -> str:
     """A key path as text."""
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)

@@ -98,7 +98,12 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
         return next_up(epsilon.astype(jnp.float32))
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
-    value = float(epsilon)
+    try:
+        value = float(epsilon)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"epsilon is an l2 radius, one positive number such as 36 / 255; got {epsilon!r}."
+        ) from None
     if not (math.isfinite(value) and value > 0):
         raise ValueError(
             f"epsilon is an l2 radius, positive and finite, in the units of x; got {value}."

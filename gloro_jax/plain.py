@@ -58,4 +58,5 @@ def _typed(kind: Any, value: Any, *, where: str) -> Any:
         return float(value)
     elif kind in (int, bool, str) and type(value) is kind:
         return value
-    raise ValueError(f"{where} must be {kind}, got {value!r}.")
+    rule = f"one of {list(arguments)}" if origin is Literal else str(kind)
+    raise ValueError(f"{where} must be {rule}, got {value!r}.")

@@ -53,7 +53,7 @@ CASES = {
         ("ValueError", "padding is 'SAME'"),
     "gj.matrix_norm(np.ones(3))": ("ValueError", "matrix must have 2 axes"),
     "Split(images + 2, labels)": ("ValueError", "lie in [0, 1], got values from 2.0"),
-    "Split(images * np.nan, labels)": ("ValueError", "got values from nan"),
+    "Split(images * np.nan, labels)": ("ValueError", "4 of 4 hold NaN or infinite pixels"),
     "Split(images.astype(float), labels)": ("TypeError", "got float64"),
     "Split(images[..., 0], labels)": ("ValueError", "Images have shape (n, H, W, C)"),
     "Split(images, labels[:2])": ("ValueError", "one label per image"),
@@ -77,6 +77,15 @@ CASES = {
         ("TypeError", "fit trains a gj.GloroNet or a model config, got str"),
     "gj.load('nowhere')": ("FileNotFoundError", "is no run folder"),
     "gj.load('nowhere', checkpoint='bets')": ("ValueError", "'best' or 'last'"),
+    "gj.freeze(net, {'params': {**variables['params'], 'more': x}}, input_shape=(6, 6, 2))":
+        ("ValueError", "of another network. more: (2, 6, 6, 2), wanted none"),
+    "gj.freeze(net, {'params': {'head_bias': labels}}, input_shape=(6, 6, 2))":
+        ("ValueError", "head_kernel: none, wanted"),
+    "gj.certify(frozen, x, epsilon='36/255')": ("ValueError", "such as 36 / 255; got '36/255'"),
+    "gj.models.from_plain_model({'family': 'LiResNet', 'depth': 1, 'width': 4, 'stem': '3x3'})":
+        ("ValueError", "model.stem must be one of ['auto', '5x5', '7x7', 'patches'], got '3x3'"),
+    "gj.torch_import.import_torch('a.npz', out='b', data='none.npz')":
+        ("FileNotFoundError", "none.npz, the data to certify on, is not there"),
     "gj.torch_import.from_state_dict('model.npz')":
         ("TypeError", "dictionary of arrays (read_state_dict)"),
     "gj.torch_import.from_state_dict({'head.bias': [0.0]})":

@@ -76,7 +76,7 @@ def test_the_card_states_the_assumptions_and_keeps_strangers_words_in_their_cell
         assert f"| `{name}` |" in card
 
 
-@pytest.mark.parametrize("name", ["certify.stablehlo", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["certify.stablehlo", "weights.safetensors", "README.md"])
 def test_an_altered_file_is_named(folder, tmp_path, name):
     copy = copied(folder, tmp_path)
     content = bytearray((copy / name).read_bytes())

@@ -42,8 +42,8 @@ SMALL, LARGE = (9, 7, 4), (16, 16, 12)  # written out, and over the torus
 
 @pytest.mark.parametrize(
     ("kernel_size", "shape"),
-    [*((k, SMALL) for k in (1, 2, 3, 4, 5, 6, (2, 3))), (3, LARGE), (6, LARGE)]
-    + [pytest.param(k, LARGE, marks=pytest.mark.slow) for k in (1, 2, 4, 5)],
+    [*((k, SMALL) for k in (1, 2, 3, 4, 5, 6, (2, 3))), (3, LARGE)]
+    + [pytest.param(k, LARGE, marks=pytest.mark.slow) for k in (1, 2, 4, 5, 6)],
 )
 def test_a_block_without_weights_is_the_identity(kernel_size, shape):
     net = net_of(layers.LinearResidual(kernel_size))
@@ -98,12 +98,13 @@ def test_training_with_batch_means_is_evaluation_with_those_means():
 
     logits, new = jax.jit(train)(variables)
     means = found_means(variables["centering"], new["centering"])
-    evaluated = net.apply({**variables, "centering": means}, x, norms=NORMS)
+    evaluated = jax.jit(lambda v: net.apply(v, x, norms=NORMS))({**variables, "centering": means})
     np.testing.assert_allclose(logits.values, evaluated.values, rtol=1e-4, atol=1e-4)
     frozen = gj.freeze(
         net, {"params": variables["params"], "centering": means}, input_shape=(16, 16, 3)
     )
-    np.testing.assert_allclose(logits.values, frozen(x).values, rtol=1e-4, atol=1e-4)
+    values = jax.jit(lambda x: frozen(x).values)(x)
+    np.testing.assert_allclose(logits.values, values, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -163,7 +164,8 @@ def test_any_image_size_freezes_to_what_trains(model, shape, stem):
     frozen = gj.freeze(net, variables, input_shape=shape)
     assert frozen.operators()["body/stem"].output_shape[:2] == stem
     trained = jax.jit(lambda v, x: net.apply(v, x, norms=NORMS))(variables, x)
-    np.testing.assert_allclose(frozen(x).values, trained.values, rtol=1e-4, atol=1e-4)
+    values = jax.jit(lambda x: frozen(x).values)(x)
+    np.testing.assert_allclose(values, trained.values, rtol=1e-4, atol=1e-4)
     assert float(trained.lipschitz) <= frozen.lipschitz * 1.01
 
 
@@ -214,7 +216,8 @@ def plain_twin(model):
 def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
     shape, x = (32, 32, 3), jnp.zeros((8, 32, 32, 3))
     programs = []
-    for net in (CHORD.build(), plain_twin(CHORD)):
+    model = dataclasses.replace(CHORD, depth=1, dense_depth=1)
+    for net in (model.build(), plain_twin(model)):
         variables, _ = drawn(net, shape)
         frozen = gj.freeze(net, variables, input_shape=shape)
         programs.append(_certify.lower(frozen, x, jnp.float32(0.1)).compile())
@@ -228,7 +231,7 @@ def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
     "model", [pytest.param(PLAIN, marks=pytest.mark.slow), CHORD], ids=["LiResNet", "CHORD"]
 )
 def test_bfloat16_touches_activations_and_nothing_else(model):
-    net = dataclasses.replace(model, is_centered=True).build()
+    net = dataclasses.replace(model, depth=1, dense_depth=1, is_centered=True).build()
     variables, x = drawn(net, (16, 16, 3))
 
     def loss(params, x):
@@ -271,7 +274,7 @@ def test_a_mean_or_bias_of_another_shape_cannot_stretch_the_image(mean):
     # One channel plus 400 numbers is 400 channels: a map of norm 20 that no bound has seen.
     net = net_of(layers.LinearResidual(1, is_centered=True), classes=2)
     own = {"kernel": np.zeros((1, 1, 1, 1)), "gain": np.ones(1), "bias": np.zeros(1)}
-    rows = 4 * np.size(mean)
+    rows = 4
     params = {
         "body": {"layers_0": own},
         "head_kernel": np.stack([np.ones(rows), -np.ones(rows)], axis=1),

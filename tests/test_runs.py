@@ -141,5 +141,5 @@ def test_nothing_is_left_half_written(run, monkeypatch, small_frozen):
 
 
 def test_a_folder_with_something_in_it_is_not_reused(run):
-    with pytest.raises(FileExistsError, match="choose another --run"):
+    with pytest.raises(FileExistsError, match="choose another folder"):
         runs.create(run)

@@ -6,7 +6,7 @@ for a slope above the Lipschitz bound. One seed each.
 
 Command: python -m experiments.rows.recipes --runs RUNS NAME...
 (on 2 CPU cores 3 minutes for mnist_2c2f and fashion_2c2f, 20 for mnist_4c3f, 40 for cifar10_6c2f,
-50 for cifar10_liresnet_small; the sets must have been prepared: docs/data.md).
+80 for cifar10_liresnet_small; the sets must have been prepared: docs/data.md).
 """
 
 import argparse

@@ -210,8 +210,9 @@ def data_config(
         stored["source"] = data
     if stored.get("source") is None:
         raise ValueError(
-            f"{run} was trained on arrays of your own: name a file with --data FILE.npz, or "
-            "certify from Python: gj.evaluation.verified_robust_accuracy(gj.load(run), ...)."
+            f"{run} names no data that could be opened again: it was imported, or trained on "
+            "arrays of your own. Name a prepared set or a file with --data FILE.npz, or go on from "
+            "Python: gj.load(run) with gj.evaluation."
         )
     if directory is not None:
         stored["directory"] = str(directory)

@@ -70,7 +70,7 @@ def import_torch(words: list[str]) -> int:
     )
     console = Console(highlight=False, soft_wrap=True)
     console.print(norms(frozen))
-    out, hint = escape(str(options.out)), "" if options.data else " --data cifar10"
+    out, hint = escape(str(options.out)), "" if options.data else " --data NAME-OR-FILE.npz"
     console.print(f"Imported into {out}. Next: gloro-jax certify {out}{hint}")
     return 0
 

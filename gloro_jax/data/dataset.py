@@ -155,14 +155,20 @@ def check_images(images: Any) -> None:
     """Raises a TypeError or a ValueError unless `images` are (n, H, W, C) in [0, 1] or uint8."""
     if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
         raise TypeError(
-            "Images are a NumPy array of uint8, or of float32 in [0, 1]; got "
+            "Images are a NumPy array of uint8, or of float32 in [0, 1] (.astype('float32')); got "
             f"{getattr(images, 'dtype', type(images).__name__)}."
         )
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"Images have shape (n, H, W, C), none of them 0; got {images.shape}.")
     if images.dtype == np.float32:
+        strange = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        if len(strange):
+            raise ValueError(
+                f"Images are finite numbers; {len(strange)} of {len(images)} hold NaN or infinite "
+                f"pixels, the first of them image {strange[0]}. Leave them out or mend them."
+            )
         low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # also refuses NaN
+        if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"float32 images lie in [0, 1], got values from {low} to {high}. Divide pixels "
                 "by 255; put means and deviations into the network with layers.Normalize."

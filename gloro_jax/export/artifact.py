@@ -140,12 +140,12 @@ def read(folder: str | os.PathLike[str]) -> Exported:
         tuple(manifest["input_shape"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path / _MANIFEST} is damaged: {error!r}.") from None
-    if manifest.get("format") != _FORMAT or not {_PROGRAM, _WEIGHTS} <= files.keys():
+    if manifest.get("format") != _FORMAT or not {_PROGRAM, _WEIGHTS, _CARD} <= files.keys():
         raise ValueError(
             f"{path} has format {manifest.get('format')!r} and lists {sorted(files)}; this version "
-            f"reads format {_FORMAT!r} with {_PROGRAM} and {_WEIGHTS}."
+            f"reads format {_FORMAT!r} with {_PROGRAM}, {_WEIGHTS} and {_CARD}."
         )
-    for name in (_PROGRAM, _WEIGHTS):
+    for name in (_PROGRAM, _WEIGHTS, _CARD):
         found = _sha256((path / name).read_bytes())
         if found != files[name]:
             raise ValueError(

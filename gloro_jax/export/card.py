@@ -6,6 +6,9 @@ from typing import Any
 
 from gloro_jax.frozen_net import FrozenNet
 
+# The fact that says so; what an imported file left open is said on its card.
+_IMPORTED = "Imported from"
+
 
 def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """The card as Markdown.
@@ -30,7 +33,11 @@ def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[st
     environment.filters["cell"] = _cell
     source = resources.files("gloro_jax.export").joinpath("card.md.jinja").read_text()
     return environment.from_string(source).render(
-        facts=facts, shape=shape, epsilon=float(manifest["epsilon"]), norms=frozen.layer_norms()
+        facts=facts,
+        shape=shape,
+        epsilon=float(manifest["epsilon"]),
+        norms=frozen.layer_norms(),
+        imported=_IMPORTED in about,
     )
 
 

@@ -37,8 +37,8 @@ def check_new(run: str | os.PathLike[str]) -> Path:
 
 def _taken(folder: Path) -> FileExistsError:
     return FileExistsError(
-        f"{folder} exists and is not empty. Runs are never overwritten: choose another --run, or "
-        "go on with that one with --resume."
+        f"{folder} exists and is not empty. Runs are never overwritten: choose another folder, or "
+        "go on with a training that began there with --resume."
     )
 
 

@@ -1,6 +1,7 @@
 """State dicts from files: names and arrays, and never code."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def read_state_dict(file: str | os.PathLike[str]) -> State:
 
 
 def _read_npz(path: Path) -> State:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or no .npz file: it is no zip archive.")
     try:
         with np.load(path, allow_pickle=False) as file:
             # Files that hold more than a state dict keep it under this prefix.

@@ -33,7 +33,7 @@ def import_torch(
 
     Raises:
         FileExistsError: if `out` is not new.
-        FileNotFoundError: if `file` is not there.
+        FileNotFoundError: if `file`, or a `data` file, is not there.
         ImportError: if a .pth file is given and torch is not installed.
         ValueError: if the file is no state dict of such a network; every tensor that is missing,
             unknown, of another shape or not finite is named. Nothing is written then.
@@ -41,6 +41,8 @@ def import_torch(
     as_epsilon(epsilon)  # refuses what is no radius
     runs.check_new(out)  # before the norms, which may take minutes
     if data is not None and is_npz(data):
+        if not Path(data).is_file():
+            raise FileNotFoundError(f"{data}, the data to certify on, is not there.")
         data = str(Path(data).resolve())
     found = from_state_dict(read_state_dict(file), image_size=image_size)
     net = found.model.build()

@@ -90,6 +90,8 @@ def fit(
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
     _check(built, data, config)
+    if not session.is_resuming:
+        runs.check_new(run)  # before the weights are made, which may take a minute
     plain = _plain_config(net, data, config)
     trainer = Trainer(built, data, config, backend=backend, initial=initial)
     if initial is not None:
@@ -210,7 +212,8 @@ def _check(net: Any, data: Any, config: Any) -> None:
     if net.num_classes != data.num_classes:
         raise ValueError(
             f"The network has {net.num_classes} classes and the data {data.num_classes}: "
-            f"build it with num_classes={data.num_classes}."
+            f"build it with num_classes={data.num_classes} (--model.num-classes). The weights of "
+            "another run start a network of that run's classes only."
         )
     if len(data.train) < config.batch_size:
         raise ValueError(

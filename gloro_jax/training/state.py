@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gloro_jax.frozen_net import named_leaves
+from gloro_jax.frozen_net import named_leaves, shape_differences
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
 from gloro_jax.lipschitz.rounding import nearest_float32
@@ -105,12 +105,8 @@ def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any
             f"{type(initial).__name__}."
         )
     given = {name: initial.get(name, {}) for name in fresh}
-    wanted = {name: np.shape(leaf) for name, leaf in named_leaves(fresh)}
-    found = {name: np.shape(leaf) for name, leaf in named_leaves(given)}
-    differing = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
-    if differing:
-        lines = [f"{k}: {found.get(k, 'none')}, wanted {wanted.get(k, 'none')}" for k in differing]
-        raise ValueError("The initial weights belong to another network. " + "; ".join(lines))
+    if differences := shape_differences(given, fresh):
+        raise ValueError("The initial weights belong to another network. " + "; ".join(differences))
     for name, leaf in named_leaves(given):
         array = np.asarray(leaf)
         is_float = jnp.issubdtype(array.dtype, np.floating)

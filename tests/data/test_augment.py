@@ -68,7 +68,7 @@ def test_an_example_depends_on_its_index_and_the_step_alone(config):
     assert len({image.tobytes() for image in same}) > 5
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("size", [(5, 9), pytest.param((8, 8), marks=pytest.mark.slow)])
 def test_operations_stay_in_the_unit_interval_at_every_strength(channels, size):
     x = np.random.default_rng(0).uniform(size=(64, *size, channels)).astype(np.float32)

@@ -91,7 +91,9 @@ def resume(data, run, **options):
     return gj.training.fit(MODEL, data, CONFIG, run=run, session=session)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_says_how_to_go_on_and_resuming_is_exact(
     tiny_data, tmp_path, monkeypatch, whole, number, capsys
 ):

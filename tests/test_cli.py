@@ -141,6 +141,7 @@ def test_a_refuted_certificate_fails_the_command(trained, capsys, monkeypatch):
     assert "A certificate on this page is refuted" in page.read_text()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_the_same_command(capsys, tmp_path):
     folder = tmp_path / "run"
     words = ["train", "digits", "--run", str(folder), "--epochs", "2", "--model.dense", "8"]

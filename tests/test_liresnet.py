@@ -57,7 +57,7 @@ def test_a_block_without_weights_is_the_identity(kernel_size, shape):
     assert 1 <= frozen.layer_norms()["body/layers_0"] <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("kernel_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_block_is_bounded_as_one_operator(kernel_size):
     shape, scale = (5, 6, 4), 0.7
     layer = layers.LinearResidual(kernel_size, scale=scale)
@@ -88,6 +88,7 @@ def found_means(before, after):
     return jax.tree.map(lambda old, new: old + (new - old) / 0.1, before, after)
 
 
+@pytest.mark.slow
 def test_training_with_batch_means_is_evaluation_with_those_means():
     net = dataclasses.replace(CHORD, dense_depth=1).build()
     variables, x = drawn(net, (16, 16, 3))
@@ -153,9 +154,9 @@ SIZES = {
 @pytest.mark.parametrize(
     ("model", "shape", "stem"),
     [
-        pytest.param(model, *size, marks=[pytest.mark.slow] * (i > 0 or model == PLAIN))
+        pytest.param(model, *size, marks=pytest.mark.slow)
         for model in (PLAIN, CHORD)
-        for i, size in enumerate(SIZES.items())
+        for size in SIZES.items()
     ],
 )
 def test_any_image_size_freezes_to_what_trains(model, shape, stem):
@@ -227,9 +228,8 @@ def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
     assert not any(word in text for word in ("cholesky", "triangular", "potrf", "trsm", "while"))
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param(PLAIN, marks=pytest.mark.slow), CHORD], ids=["LiResNet", "CHORD"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [PLAIN, CHORD], ids=["LiResNet", "CHORD"])
 def test_bfloat16_touches_activations_and_nothing_else(model):
     net = dataclasses.replace(model, depth=1, dense_depth=1, is_centered=True).build()
     variables, x = drawn(net, (16, 16, 3))

@@ -257,6 +257,7 @@ def test_flipped_bytes_of_variables_are_noticed(run, tmp_path):
         gj.runs.load_variables(run, checkpoint="last")
 
 
+@pytest.mark.slow
 def test_initial_weights_are_finite_floating_point_numbers(run):
     initial = gj.runs.load_variables(run)
     bias = initial["params"]["head_bias"]

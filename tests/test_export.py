@@ -168,3 +168,11 @@ def test_nothing_said_about_a_network_replaces_what_is_known(small_frozen, tmp_p
     card = (folder / "README.md").read_text()
     assert "another |" not in card
     assert f"| Digest of weights and bounds | `{small_frozen.digest}` |" in card
+
+
+def test_the_card_of_an_imported_network_says_what_its_file_left_open(small_frozen, tmp_path):
+    about = {gj.export.IMPORTED: "model.pth"}
+    folder = gj.export.write(small_frozen, out=tmp_path / "out", epsilon=EPSILON, about=about)
+    card = (folder / "README.md").read_text()
+    assert "5. The weights were imported from a file that does not say everything" in card
+    assert "6. The weights are those whose digest is above" in card

@@ -101,7 +101,7 @@ def _about(options: ExportOptions, config: dict[str, Any]) -> dict[str, Any]:
     if data.get("name"):
         about["Trained on"] = data["name"]
     if "imported" in config:
-        about["Imported from"] = "{file} ({layout})".format(**config["imported"])
+        about[exporting.IMPORTED] = "{file} ({layout})".format(**config["imported"])
     if names := data.get("class_names"):
         about["Class names"] = ", ".join(map(str, names))
     validation = runs.read_summary(options.run).get("validation")

@@ -53,12 +53,9 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is damaged, or no .npz file: it is no zip archive. Write it with "
-            "np.savez(file, x_train=..., y_train=..., x_test=..., y_test=...)."
-        )
     try:
+        if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
+            raise ValueError("it is no zip archive")
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]

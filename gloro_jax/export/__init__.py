@@ -9,3 +9,4 @@ README.md             the model card: what a certificate says, and on what it re
 from gloro_jax.export.artifact import Exported as Exported
 from gloro_jax.export.artifact import read as read
 from gloro_jax.export.artifact import write as write
+from gloro_jax.export.card import IMPORTED as IMPORTED

@@ -6,8 +6,8 @@ from typing import Any
 
 from gloro_jax.frozen_net import FrozenNet
 
-# The fact that says so; what an imported file left open is said on its card.
-_IMPORTED = "Imported from"
+# The title of the fact that says so; with it, the card says what an imported file leaves open.
+IMPORTED = "Imported from"
 
 
 def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[st
         shape=shape,
         epsilon=float(manifest["epsilon"]),
         norms=frozen.layer_norms(),
-        imported=_IMPORTED in about,
+        imported=IMPORTED in about,
     )
 
 

@@ -41,9 +41,9 @@ def read_state_dict(file: str | os.PathLike[str]) -> State:
 
 
 def _read_npz(path: Path) -> State:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is damaged or no .npz file: it is no zip archive.")
     try:
+        if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
+            raise ValueError("it is no zip archive")
         with np.load(path, allow_pickle=False) as file:
             # Files that hold more than a state dict keep it under this prefix.
             inside = [name for name in file.files if name.startswith(_PREFIX)] or file.files

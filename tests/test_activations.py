@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gloro_jax.activations import minmax, smooth_abs, smooth_minmax
+from tests.draws import normal
 
 
 def test_minmax_sorts_the_pairs_it_says():
@@ -18,7 +19,7 @@ def test_minmax_sorts_the_pairs_it_says():
 
 @pytest.mark.parametrize("pairing", ["halves", "adjacent"])
 def test_minmax_preserves_the_norm_of_gradients(pairing):
-    for x in (jax.random.normal(jax.random.key(0), (8,)), jnp.zeros(8)):  # at ties, too
+    for x in (normal(0, (8,)), jnp.zeros(8)):  # at ties, too
         jacobian = jax.jacobian(lambda v: minmax(v, pairing=pairing))(x)
         np.testing.assert_allclose(jacobian @ jacobian.T, np.eye(8), atol=1e-6)
 
@@ -38,7 +39,7 @@ def test_smooth_minmax_has_the_eigenvalues_of_its_proof():
 
 @pytest.mark.parametrize("fn", [smooth_minmax, smooth_abs])
 def test_smooth_activations_approach_their_piecewise_linear_limits(fn):
-    x = jax.random.normal(jax.random.key(0), (100, 4))
+    x = normal(0, (100, 4))
     limit = minmax(x) if fn is smooth_minmax else jnp.abs(x)
     np.testing.assert_allclose(fn(x, softness=1e-4), limit, atol=2e-4)
     gradient = jax.grad(lambda v: fn(v, softness=0.1).sum())(jnp.zeros(4))

@@ -10,6 +10,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.certify import _certify
 from gloro_jax.models import gloro_2c2f
+from tests.draws import key, uniform
 
 
 class PlainForward(nn.Module):
@@ -29,15 +30,13 @@ class PlainForward(nn.Module):
 
 def test_no_norm_is_computed_in_the_compiled_program():
     net, x = gloro_2c2f().build(), jnp.zeros((64, 28, 28, 1))
-    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(
-        jax.random.key(0)
-    )
+    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(key(0))
     frozen = gj.freeze(net, variables, input_shape=(28, 28, 1))
     program = _certify.lower(frozen, x, jnp.float32(0.3)).compile()
     assert "while" not in program.as_text()
 
     plain = PlainForward()
-    weights = jax.jit(plain.init)(jax.random.key(0), x)
+    weights = jax.jit(plain.init)(key(0), x)
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     forward = jax.jit(plain.apply, compiler_options=options).lower(weights, x).compile()
     ratio = program.cost_analysis()["flops"] / forward.cost_analysis()["flops"]
@@ -145,10 +144,10 @@ def test_fresh_vectors_serve_another_image_size():
     net = gj.GloroNet(body, num_classes=2)
     norms = gj.PowerIteration(steps=2)
     x = jnp.zeros((1, 8, 8, 1))
-    variables = net.init(jax.random.key(0), x, norms=norms)
+    variables = net.init(key(0), x, norms=norms)
     with pytest.raises(ValueError, match="no power-iteration vector"):
         net.apply({"params": variables["params"]}, x, norms=norms)
-    fresh = gj.init_spectral(net, variables, key=jax.random.key(1), input_shape=(7, 7, 1))
+    fresh = gj.init_spectral(net, variables, key=key(1), input_shape=(7, 7, 1))
     assert fresh["spectral"]["body"]["layers_0"]["vector"].shape == (7, 7, 1)
 
 
@@ -179,7 +178,7 @@ def test_freeze_works_through_scan_and_bounds_every_slice():
 
     net, x = gj.GloroNet(Body(), num_classes=2), jnp.ones((2, 4))
     norms = gj.PowerIteration(steps=50)
-    variables = net.init(jax.random.key(0), x, norms=norms)
+    variables = net.init(key(0), x, norms=norms)
     scale = jnp.asarray([1.0, 2.0, 3.0])
     params = jax.tree.map(
         lambda p: p * scale.reshape((3,) + (1,) * (p.ndim - 1)) if len(p) == 3 else p,
@@ -195,8 +194,8 @@ def test_freeze_works_through_scan_and_bounds_every_slice():
 def test_a_normalised_head_is_blind_to_the_scale_of_its_rows():
     body = nn.Sequential([layers.Flatten(), layers.Dense(6), layers.MinMax()])
     net = gj.GloroNet(body, num_classes=3, is_head_normalized=True)
-    x = jax.random.uniform(jax.random.key(0), (5, 4, 4, 1))
-    params = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=2))["params"]
+    x = uniform(0, (5, 4, 4, 1))
+    params = net.init(key(1), x, norms=gj.PowerIteration(steps=2))["params"]
     scaled = {**params, "head_kernel": 10 * params["head_kernel"]}
     one, ten = (
         gj.certify(gj.freeze(net, {"params": p}, input_shape=(4, 4, 1)), x, epsilon=0.1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gloro_jax as gj
+from tests.draws import uniform
 
 EPSILON = 0.05
 
@@ -32,7 +33,7 @@ def folder(small_frozen, tmp_path_factory):
 def test_the_program_says_what_certify_says_for_any_batch(folder, small_frozen):
     program = gj.export.read(folder)
     for count in (1, 7, 64):
-        x = jax.random.uniform(jax.random.key(count), (count, 8, 8, 1))
+        x = uniform(count, (count, 8, 8, 1))
         ours, theirs = gj.certify(small_frozen, x, epsilon=EPSILON), program(x, epsilon=EPSILON)
         np.testing.assert_array_equal(theirs["prediction"], ours.prediction)
         np.testing.assert_allclose(theirs["radius"], ours.radius, rtol=1e-4, atol=1e-6)

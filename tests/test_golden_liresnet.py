@@ -17,6 +17,7 @@ from gloro_jax.layers.base import Frozen
 from gloro_jax.lipschitz.norms import Estimate
 from gloro_jax.margins import GloroLogits
 from gloro_jax.torch_import import from_state_dict, read_state_dict
+from tests.draws import normal
 
 FILE = Path(__file__).parent / "golden" / "liresnet_cifar.npz"
 DEPTH = range(1, 4)
@@ -88,7 +89,7 @@ def test_norms_of_each_part_by_power_iteration_and_from_above(part, frozen, gold
     for name in PARTS[part]:
         # The reference: 2,000 rounds from its start vector; an SVD where kernels are orthogonal,
         # whose singular values lie so close together that many more rounds are needed.
-        random = jax.random.normal(jax.random.key(0), operators[name].input_shape)
+        random = normal(0, operators[name].input_shape)
         start, steps = (starts[name], 2000) if name in starts else (random, 20_000)
         estimate = jax.jit(lambda op, v, steps=steps: op.estimate(v, steps=steps).value)
         estimates.append(float(estimate(operators[name], start)))

@@ -15,6 +15,7 @@ from gloro_jax.certify import _certify
 from gloro_jax.lipschitz.norms import exact_norm
 from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.models import ChordLiResNet, LiResNet
+from tests.draws import key, normal, uniform
 
 NORMS = gj.PowerIteration(steps=2)
 CHORD = ChordLiResNet(depth=2, width=8, num_classes=4, dense_features=12, dense_depth=2)
@@ -27,11 +28,11 @@ def net_of(layer, classes=3):
 
 def drawn(net, shape, seed=0):
     """Variables away from their symmetric start."""
-    x = jax.random.uniform(jax.random.key(seed), (6, *shape))
-    variables = jax.jit(lambda k: net.init(k, x, norms=NORMS))(jax.random.key(seed + 1))
+    x = uniform(seed, (6, *shape))
+    variables = jax.jit(lambda k: net.init(k, x, norms=NORMS))(key(seed + 1))
 
     def noise(leaf):
-        return leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+        return leaf + 0.1 * normal(leaf.size, leaf.shape)
 
     moved = {k: jax.tree.map(noise, v) for k, v in variables.items() if k != "spectral"}
     return {**variables, **moved}, x
@@ -47,8 +48,8 @@ SMALL, LARGE = (9, 7, 4), (16, 16, 12)  # written out, and over the torus
 )
 def test_a_block_without_weights_is_the_identity(kernel_size, shape):
     net = net_of(layers.LinearResidual(kernel_size))
-    x = jax.random.normal(jax.random.key(0), (2, *shape))
-    params = net.init(jax.random.key(0), x, norms=NORMS)["params"]
+    x = normal(0, (2, *shape))
+    params = net.init(key(0), x, norms=NORMS)["params"]
     kernel = params["body"]["layers_0"]["kernel"]
     params["body"]["layers_0"]["kernel"] = jnp.zeros_like(kernel)
     frozen = gj.freeze(net, {"params": params}, input_shape=shape)
@@ -199,7 +200,7 @@ def test_impossible_sizes_are_refused_before_anything_is_built(change, message):
 
 def test_an_image_without_channels_is_refused():
     with pytest.raises(ValueError, match=r"takes images \(batch, H, W, C\), got shape \(2, 8, 8\)"):
-        CHORD.build().init(jax.random.key(0), jnp.zeros((2, 8, 8)), norms=NORMS)
+        CHORD.build().init(key(0), jnp.zeros((2, 8, 8)), norms=NORMS)
 
 
 def plain_twin(model):
@@ -298,12 +299,12 @@ def test_a_layer_of_one_s_own_cannot_stretch_by_its_bias_either():
 
     net = gj.GloroNet(Wide(), num_classes=2)
     with pytest.raises(ValueError, match=r"one entry per output, \(1,\); got \(400,\)"):
-        net.init(jax.random.key(0), jnp.ones((2, 1)), norms=NORMS)
+        net.init(key(0), jnp.ones((2, 1)), norms=NORMS)
 
 
 def test_kernels_are_bounded_in_the_precision_they_run_in():
     net = gj.GloroNet(layers.Dense(8), num_classes=2)
-    variables = net.init(jax.random.key(0), jnp.ones((2, 8)), norms=NORMS)
+    variables = net.init(key(0), jnp.ones((2, 8)), norms=NORMS)
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda p: jnp.asarray(np.asarray(p, np.float64) * (1 + 2e-8)), variables["params"]

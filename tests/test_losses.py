@@ -9,6 +9,7 @@ import gloro_jax as gj
 from gloro_jax import losses
 from gloro_jax.losses import centred_head_norm
 from gloro_jax.margins import head_distances
+from tests.draws import normal
 
 EPSILON, K = 0.3, 1.7
 LABELS = np.array([0, 1, 2, 3, 0, 1])
@@ -16,12 +17,12 @@ LABELS = np.array([0, 1, 2, 3, 0, 1])
 
 @pytest.fixture(scope="module")
 def kernel():
-    return jax.random.normal(jax.random.key(0), (7, 4))
+    return normal(0, (7, 4))
 
 
 @pytest.fixture(scope="module")
 def logits(kernel):
-    values = 2 * jax.random.normal(jax.random.key(1), (6, 4))
+    values = 2 * normal(1, (6, 4))
     return gj.GloroLogits(values, gj.Estimate(jnp.float32(K)), head_distances(kernel))
 
 
@@ -156,7 +157,7 @@ def test_gradients_match_finite_differences_in_scores_k_and_head(name, logits, k
         if name == "emma":  # its fractions do not count as functions: freeze them by hand
             return
         for i, gradient in enumerate(gradients):
-            direction = jax.random.normal(jax.random.key(i), point[i].shape, jnp.float64)
+            direction = normal(i, point[i].shape)
 
             def along(t, i=i, direction=direction):
                 moved = [p + t * direction if j == i else p for j, p in enumerate(point)]

@@ -10,6 +10,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax.margins import as_epsilon, certified_slack, head_distance_bounds, head_distances
 from gloro_jax.models import nearest_set_logits
+from tests.draws import normal, uniform
 
 
 def logits(values, bound=2.0, distances=None):
@@ -98,7 +99,7 @@ def test_estimates_never_certify():
 
 
 def test_head_distances_and_their_gradient_at_equal_columns():
-    kernel = jax.random.normal(jax.random.key(0), (6, 4)).at[:, 1].set(0.5).at[:, 2].set(0.5)
+    kernel = normal(0, (6, 4)).at[:, 1].set(0.5).at[:, 2].set(0.5)
     expected = np.linalg.norm(
         np.asarray(kernel)[:, :, None] - np.asarray(kernel)[:, None, :], axis=0
     )
@@ -161,7 +162,7 @@ class TestNearestSet:
 
     def test_differences_of_its_scores_are_one_lipschitz(self, sets):
         points, labels, _ = sets
-        a, b = jax.random.uniform(jax.random.key(0), (2, 200, 2))
+        a, b = uniform(0, (2, 200, 2))
         ya, yb = (
             nearest_set_logits(x, points=points, labels=labels, num_classes=3).values
             for x in (a, b)

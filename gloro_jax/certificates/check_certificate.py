@@ -568,8 +568,9 @@ def _check(path, data, run):
     whose = f"those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
     words = [
         f"CONFIRMED: {len(inputs)} points, K <= {bound:.9g}. At epsilon {exact['numerator']}/"
-        f"{exact['denominator']}, {summary['certified']} are certified, {summary['verified']} of "
-        f"them with the label they have: VRA {summary['verified'] / len(inputs):.4f}",
+        f"{exact['denominator']} ({epsilon:.4g}), {summary['certified']} are certified, "
+        f"{summary['verified']} of them with the label they have: "
+        f"VRA {summary['verified'] / len(inputs):.4f}",
         f"labels and inputs: {whose or 'as the file has them'}; "
         f"weights: {'those of the run' if run else 'as the file has them'}",
         *(plain(f"note: {note}") for note in notes),

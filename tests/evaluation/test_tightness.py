@@ -10,13 +10,14 @@ from gloro_jax import layers
 from gloro_jax.evaluation import tightness
 from gloro_jax.evaluation.tightness import layer_norms
 from tests.broken import with_too_small_a_bound
+from tests.draws import uniform
 
 
 @pytest.fixture(scope="module")
 def linear_net():
     """Without an activation the steepest pair of classes has a slope known from an SVD."""
     net = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(6)]), num_classes=3)
-    x = jax.random.uniform(jax.random.key(0), (40, 3, 3, 1))
+    x = uniform(0, (40, 3, 3, 1))
     variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=5))
     frozen = gj.freeze(net, variables, input_shape=(3, 3, 1))
     return frozen, np.asarray(x)

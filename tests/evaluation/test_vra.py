@@ -7,11 +7,12 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax.evaluation import attack, verified_robust_accuracy
+from tests.draws import normal, uniform
 
 
 @pytest.fixture(scope="module")
 def images():
-    return np.asarray(jax.random.uniform(jax.random.key(3), (23, 8, 8, 1)))
+    return np.asarray(uniform(3, (23, 8, 8, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_attack_reaches_the_boundary_of_a_linear_network():
     from gloro_jax import layers
 
     net = gj.GloroNet(layers.Flatten(), num_classes=3)
-    x = 0.5 + 0.01 * jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
     variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
     radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)  # exact for a linear network
@@ -89,7 +90,7 @@ def test_the_nearest_change_is_searched_inside_what_was_found():
     from gloro_jax import layers
 
     net = gj.GloroNet(layers.Flatten(), num_classes=3)
-    x = 0.5 + 0.01 * jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
     variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
     radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)

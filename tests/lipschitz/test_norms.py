@@ -7,15 +7,16 @@ import pytest
 
 from gloro_jax.lipschitz.norms import exact_norm, power_iteration, random_direction, two_norm
 from gloro_jax.lipschitz.operators import Convolution, Matrix, Scaling
+from tests.draws import normal
 
 
 def _conv(size, kernel, strides=1, pads=((1, 1), (1, 1)), groups=1):
-    weights = jax.random.normal(jax.random.key(7), kernel)
+    weights = normal(7, kernel)
     return Convolution(weights, size, (strides, strides), pads, groups)
 
 
 LINEAR_MAPS = {
-    "dense": Matrix(jax.random.normal(jax.random.key(1), (8, 5))),
+    "dense": Matrix(normal(1, (8, 5))),
     "conv": _conv((7, 6), (3, 3, 4, 6)),
     "conv strided": _conv((7, 6), (3, 3, 4, 6), strides=2),
     "conv even kernel": _conv((6, 6), (4, 4, 2, 3), strides=2),
@@ -44,16 +45,16 @@ def test_power_iteration_approaches_the_norm_from_below(operator):
 
 
 def test_the_adjoint_of_every_operator_is_exact(operator):
-    v = jax.random.normal(jax.random.key(0), operator.input_shape)
+    v = normal(0, operator.input_shape)
     image = operator(v[None])[0]
-    w = jax.random.normal(jax.random.key(1), image.shape)
+    w = normal(1, image.shape)
     (back,) = jax.linear_transpose(lambda v: operator(v[None])[0], v)(w)
     np.testing.assert_allclose(jnp.vdot(image, w), jnp.vdot(v, back), rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_is_that_of_the_largest_singular_value():
-    matrix = jax.random.normal(jax.random.key(3), (6, 4))
-    start = jax.random.normal(jax.random.key(4), (4,))
+    matrix = normal(3, (6, 4))
+    start = normal(4, (4,))
     estimate = jax.grad(lambda w: power_iteration(lambda v: w @ v, start, steps=500).value)
     expected = jax.grad(lambda w: jnp.linalg.norm(w, ord=2))
     np.testing.assert_allclose(estimate(matrix), expected(matrix), atol=1e-4)
@@ -63,8 +64,8 @@ def test_the_gradient_is_that_of_the_largest_singular_value():
 def test_the_estimate_scales_with_the_weights(scale):
     # An epsilon inside a norm, or an underflow of squares, breaks this: published as a 1e-16
     # kernel of norm 0, and so an infinite radius.
-    matrix = jax.random.normal(jax.random.key(3), (6, 4))
-    start = jax.random.normal(jax.random.key(4), (4,))
+    matrix = normal(3, (6, 4))
+    start = normal(4, (4,))
     plain = float(power_iteration(lambda v: matrix @ v, start, steps=20))
     scaled = float(power_iteration(lambda v: (scale * matrix) @ v, start, steps=20))
     assert scaled == pytest.approx(scale * plain, rel=1e-5)

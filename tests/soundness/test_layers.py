@@ -14,6 +14,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.layers.base import LipschitzLayer
 from gloro_jax.testing import check_lipschitz
+from tests.draws import key, normal
 
 IMAGE = (6, 5, 4)
 TABLE = {
@@ -87,12 +88,12 @@ def _net(layer):
 
 def test_jit_and_remat_change_neither_values_nor_bounds(case):
     layer, shape = case
-    x = jax.random.normal(jax.random.key(0), (2, *shape))
+    x = normal(0, (2, *shape))
     plain, norms = _net(layer), gj.PowerIteration(steps=1)
     fields = {k: getattr(layer, k) for k in type(layer).__annotations__ if k in vars(layer)}
     fields = {k: v for k, v in fields.items() if k not in ("parent", "name")}
     remat = _net(nn.remat(type(layer))(**fields))
-    variables = jax.jit(lambda k: plain.init(k, x, norms=norms))(jax.random.key(1))
+    variables = jax.jit(lambda k: plain.init(k, x, norms=norms))(key(1))
 
     def both(variables, x):
         return [net.apply(variables, x, norms=norms) for net in (plain, remat)]
@@ -114,7 +115,7 @@ def test_gradients_through_every_layer_are_finite_at_zero_weights(case):
     layer, shape = case
     net, x = _net(layer), jnp.ones((2, *shape))
     init = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=1)))
-    variables = init(jax.random.key(0))
+    variables = init(key(0))
 
     def loss(params):
         y = net.apply({**variables, "params": params}, x, norms=gj.PowerIteration(steps=1))

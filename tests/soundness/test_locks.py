@@ -11,6 +11,7 @@ from gloro_jax import layers
 from gloro_jax.layers.base import Collect, Frozen
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix
+from tests.draws import key, uniform
 
 
 def as_users_call(fn):
@@ -60,12 +61,12 @@ def test_a_foreign_layer_fails_while_tracing_and_teaches(name, mode):
         return net.init(key, X, norms=NORMS)
 
     with pytest.raises(TypeError, match=r"x\.apply\(fn, lipschitz=c\)"):
-        (jax.jit(init) if mode == "jit" else init)(jax.random.key(0))
+        (jax.jit(init) if mode == "jit" else init)(key(0))
 
 
 def test_a_body_that_drops_the_bound_is_refused():
     with pytest.raises(TypeError, match="some layer in it dropped the bound"):
-        gj.GloroNet(Dropping(), num_classes=3).init(jax.random.key(0), X, norms=NORMS)
+        gj.GloroNet(Dropping(), num_classes=3).init(key(0), X, norms=NORMS)
 
 
 @pytest.mark.parametrize("norms", [NORMS, Collect()], ids=str)
@@ -86,7 +87,7 @@ def test_an_upper_bound_from_training_parameters_stays_an_estimate():
 
     body = nn.Sequential([Declared(), layers.Flatten()])
     net = gj.GloroNet(body, num_classes=2)
-    variables = net.init(jax.random.key(0), X, norms=NORMS)
+    variables = net.init(key(0), X, norms=NORMS)
     assert isinstance(net.apply(variables, X, norms=NORMS).lipschitz, gj.Estimate)
 
 
@@ -136,8 +137,8 @@ def test_a_pixel_that_is_not_finite_is_not_certified(bad, activation):
     from gloro_jax.models import GloroCNN
 
     net = GloroCNN(convs=((4, 3, 1),), dense=(6,), num_classes=3, activation=activation).build()
-    x = jax.random.uniform(jax.random.key(0), (3, 6, 6, 1))
-    frozen = gj.freeze(net, net.init(jax.random.key(1), x, norms=NORMS), input_shape=(6, 6, 1))
+    x = uniform(0, (3, 6, 6, 1))
+    frozen = gj.freeze(net, net.init(key(1), x, norms=NORMS), input_shape=(6, 6, 1))
     certificate = gj.certify(frozen, x.at[1, 2, 2, 0].set(bad), epsilon=1e-6)
     assert certificate.is_certified[jnp.asarray([0, 2])].all()
     assert not certificate.is_certified[1]
@@ -189,9 +190,9 @@ def test_a_shared_layer_at_two_image_sizes_is_refused():
 
     net = gj.GloroNet(Shared(), num_classes=2)
     with pytest.raises(ValueError, match="Another image size needs fresh vectors"):
-        net.init(jax.random.key(0), X, norms=NORMS)
+        net.init(key(0), X, norms=NORMS)
     with pytest.raises(ValueError, match="two image sizes"):
-        net.init(jax.random.key(0), X, norms=Collect())
+        net.init(key(0), X, norms=Collect())
 
 
 def test_a_body_changed_after_freezing_is_certified_with_its_new_bound():
@@ -201,7 +202,7 @@ def test_a_body_changed_after_freezing_is_certified_with_its_new_bound():
 
     parts = [layers.Flatten(), layers.Dense(6)]
     net, x = gj.GloroNet(nn.Sequential(parts), num_classes=3), jnp.ones((2, 2, 2, 1))
-    frozen = gj.freeze(net, net.init(jax.random.key(0), x, norms=NORMS), input_shape=(2, 2, 1))
+    frozen = gj.freeze(net, net.init(key(0), x, norms=NORMS), input_shape=(2, 2, 1))
     before = frozen(x).lipschitz
     parts.append(Tenfold())
     assert float(frozen(x).lipschitz) >= 10 * float(before) * (1 - 1e-6)
@@ -221,7 +222,7 @@ def test_a_function_mapped_over_the_tree_of_a_bounded_certifies_nothing(fn):
 
     body = nn.Sequential([layers.Flatten(), layers.Dense(6), Mapped()])
     net, x = gj.GloroNet(body, num_classes=3), jnp.ones((2, 2, 2, 1))
-    variables = net.init(jax.random.key(0), x, norms=NORMS)
+    variables = net.init(key(0), x, norms=NORMS)
     with pytest.raises(ValueError, match=r"jax\.tree\.map was applied to a Bounded"):
         gj.freeze(net, variables, input_shape=(2, 2, 1))
 
@@ -259,6 +260,6 @@ def test_a_layer_shared_at_one_size_counts_twice():
             return dense(dense(x))
 
     net, x = gj.GloroNet(Shared(), num_classes=2), jnp.ones((2, 4))
-    variables = net.init(jax.random.key(0), x, norms=NORMS)
+    variables = net.init(key(0), x, norms=NORMS)
     variables = {"params": jax.tree.map(lambda p: 3 * p, variables["params"])}
     assert gj.freeze(net, variables, input_shape=(4,)).lipschitz == pytest.approx(9.0, rel=1e-5)

@@ -8,6 +8,7 @@ import gloro_jax as gj
 from gloro_jax.evaluation import attack
 from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f, gloro_8c2f
 from tests.broken import with_too_small_a_bound
+from tests.draws import key, normal, uniform
 
 
 @pytest.fixture(
@@ -60,13 +61,9 @@ def test_the_attack_notices_a_bound_four_times_too_small(trained, tiny_data):
 )
 def test_the_papers_networks_freeze_to_bounds_just_above_converged_estimates(config, shape):
     net = config.build()
-    x = jax.random.uniform(jax.random.key(0), (2, *shape))
-    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=1)))(
-        jax.random.key(1)
-    )
-    noise = jax.tree.map(
-        lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
-    )
+    x = uniform(0, (2, *shape))
+    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=1)))(key(1))
+    noise = jax.tree.map(lambda p: p + 0.02 * normal(p.size, p.shape), variables["params"])
     estimate = jax.jit(lambda v: net.apply(v, x, norms=gj.PowerIteration(steps=100)))(
         {**variables, "params": noise}
     )

@@ -66,7 +66,7 @@ def assert_same_run(run, whole):
     assert gj.load(run, checkpoint="last").digest == gj.load(whole.run, checkpoint="last").digest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def heeds_ctrl_c():
     """A shell that starts the tests with & tells them to ignore SIGINT, and training obeys that."""
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -251,16 +251,21 @@ def test_before_the_first_checkpoint_it_says_so_and_starts(tiny_data, whole, tmp
     assert_same_run(run, whole)
 
 
-@pytest.fixture
-def interrupted(tiny_data, tmp_path, monkeypatch):
-    """A run stopped at step 20, with an older checkpoint at step 11."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped_twice(tiny_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("stopped") / "run"
     for step in (10, 19):
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             stop_at(patch, step)
             with pytest.raises(Interrupted):
                 resume(tiny_data, run)
     return run
+
+
+@pytest.fixture
+def interrupted(stopped_twice, tmp_path):
+    """A run stopped at step 20, with an older checkpoint at step 11."""
+    return shutil.copytree(stopped_twice, tmp_path / "run")
 
 
 def truncate(folder):

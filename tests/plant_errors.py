@@ -3,6 +3,7 @@
 Command: python tests/plant_errors.py [NAME ...]   (about fifteen minutes for all)
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -414,7 +415,14 @@ def is_noticed(name: str) -> bool:
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(ERRORS)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="The names: " + "; ".join(ERRORS),
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="an error; all unless given")
+    names = parser.parse_args().names or list(ERRORS)
+    if unknown := [name for name in names if name not in ERRORS]:
+        parser.error(f"no error is called {unknown[0]!r}; --help lists the names")
     missed = []
     for name in names:
         noticed = is_noticed(name)

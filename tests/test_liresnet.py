@@ -232,7 +232,7 @@ def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [PLAIN, CHORD], ids=["LiResNet", "CHORD"])
 def test_bfloat16_touches_activations_and_nothing_else(model):
-    net = dataclasses.replace(model, depth=1, dense_depth=1, is_centered=True).build()
+    net = dataclasses.replace(model, depth=1, is_centered=True).build()
     variables, x = drawn(net, (16, 16, 3))
 
     def loss(params, x):

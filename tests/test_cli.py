@@ -1,5 +1,6 @@
 """The command line, end to end on the digits, and its answers to mistakes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from gloro_jax import runs
 from gloro_jax.cli import main
+from gloro_jax.cli.words import parse
 from tests.broken import with_too_small_a_bound
 
 
@@ -96,6 +98,7 @@ def test_an_existing_run_is_refused(trained, capsys):
         (["train", "digits", "--run", "x", "--epocs", "3"], "--epochs"),
         (["train", "digits", "--run", "x", "--epsilon", "0"], "epsilon must be positive"),
         (["train", "digits", "--run", "x", "--epsilon", "nan"], "epsilon must be positive"),
+        (["train", "digits", "--run", "x", "--epsilon", "1/0"], "no number such as 0.3 or 36/255"),
         (["train", "digits", "--run", "x", "--loss", "ema"], "emma"),
         (["train", "digits"], "--run"),
         (["train", "digits", "--run", "x", "--resume-step", "3"], "goes with --resume"),
@@ -117,6 +120,15 @@ def test_mistakes_are_answered_with_the_way_out(words, message, capsys, tmp_path
     assert code == 2
     assert message in err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_radius_may_be_a_fraction():
+    @dataclasses.dataclass
+    class Options:
+        epsilon: float = 0.5
+
+    assert parse(Options, "train", ["--epsilon", "36/255"]).epsilon == 36 / 255
+    assert parse(Options, "train", ["--epsilon", "1e-3"]).epsilon == 1e-3
 
 
 def test_help_teaches(capsys):

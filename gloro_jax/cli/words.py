@@ -1,14 +1,39 @@
 """Words into options, for every command alike."""
 
 import difflib
+from fractions import Fraction
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A number may be a fraction, for the field's radii are: 36/255."""
+    if info.type is not float:
+        return None
+
+    def read(words: list[str]) -> float:
+        try:
+            return float(Fraction(words[0]) if "/" in words[0] else words[0])
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{words[0]!r} is no number such as 0.3 or 36/255") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (float, int)),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(options: Any, command: str, words: list[str]) -> Any:
     """The options dataclass filled from the words after `gloro-jax command`."""
-    return tyro.cli(options, prog=f"gloro-jax {command}", args=words)
+    return tyro.cli(options, prog=f"gloro-jax {command}", args=words, registry=_REGISTRY)
 
 
 def known(word: str, table: Any, *, what: str) -> str:

@@ -22,7 +22,8 @@ class TrainConfig:
     in gloro_jax/schedules.py. Their values are factors.
 
     Attributes:
-        epsilon: the l2 radius to certify at, in units of images in [0, 1].
+        epsilon: the l2 radius to certify at, in units of images in [0, 1]; the command line
+            takes 36/255, too.
         epochs: passes over the training split.
         loss: emma, gloro_cross_entropy, trades_kl, trades_ce, margin or lmt.
         trades_weight: weight of the robust term of the TRADES losses.

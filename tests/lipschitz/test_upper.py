@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gloro_jax.lipschitz import gram, stride_one, upper
 from gloro_jax.lipschitz.geometry import resolve_padding
-from gloro_jax.lipschitz.torus import Torus
+from gloro_jax.lipschitz.torus import TWISTS, Torus
 from gloro_jax.lipschitz.upper import average_pool_norm, conv_norm, matrix_norm
 
 
@@ -88,6 +88,17 @@ def test_the_torus_alone_is_sound(seed, monkeypatch):
     monkeypatch.setattr(upper, "EXPLICIT_SIDE", 0)
     monkeypatch.setattr(stride_one, "prove", lambda *arguments, **options: None)
     assert excess_over_exact(np.random.default_rng(100 + seed), 40).min() >= -1e-13
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("twist", TWISTS)
+def test_frequencies_that_are_their_own_conjugates_count(twist, sign):
+    # Where the norms of kernels of one sign, and of alternating signs, are nearly attained.
+    kernel = (sign ** np.add.outer(np.arange(3), np.arange(3)))[..., None, None]
+    pads = ((1, 1), (1, 1))
+    torus = Torus.around(kernel, image_size=(20, 20), pads=pads)
+    bound = stride_one.torus_norm_squared(dataclasses.replace(torus, twist=twist))
+    assert bound >= exact_conv_norm(kernel, (20, 20), (1, 1), pads) ** 2
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.999])

@@ -126,15 +126,13 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
         )
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
     example = jnp.zeros((1, *shape), jnp.float32)
-    key, norms = jax.random.key(0), Collect()
-    fresh = jax.eval_shape(lambda: net.init(key, example, norms=norms))
     # Flax does not look at what is left over, say the third of two blocks.
-    differences = shape_differences(variables["params"], fresh.get("params", {}))
+    differences = shape_differences(variables["params"], _fresh(net, shape).get("params", {}))
     if differences:
         raise ValueError("variables['params'] is of another network. " + "; ".join(differences))
 
     def collect(kept: Any) -> Any:
-        made = net.apply(kept, example, norms=norms, mutable=["operators"])[1]["operators"]
+        made = net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
         # Bounded is what runs, and a FrozenNet runs in float32.
         return jax.tree.map(lambda array: array.astype(jnp.float32), made)
 
@@ -174,12 +172,16 @@ def _compose(net: GloroNet, frozen: Any, shape: tuple[int, ...]) -> float:
         return float(jax.jit(bound)(tree))
 
 
-def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
-    """The tree inside a FrozenNet, with shapes in place of arrays."""
+def _fresh(net: GloroNet, shape: tuple[int, ...]) -> Any:
+    """The collections that `init` makes, with shapes in place of arrays."""
     example = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    made = jax.eval_shape(
+    return jax.eval_shape(
         lambda key, x: net.init(key, x, norms=Collect()), jax.random.key(0), example
     )
+
+
+def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
+    """The tree inside a FrozenNet, with shapes in place of arrays."""
 
     def bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
         if isinstance(node, Head):
@@ -189,7 +191,7 @@ def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
         lead = kernel.shape[: kernel.ndim - node.operator.kernel_ndim]
         return FrozenLinear(node, jax.ShapeDtypeStruct(lead, jnp.float32))
 
-    frozen = jax.tree.map(bounded, made["operators"], is_leaf=_is_collected)
+    frozen = jax.tree.map(bounded, _fresh(net, shape)["operators"], is_leaf=_is_collected)
     return {**frozen, "lipschitz": jax.ShapeDtypeStruct((), jnp.float32)}
 
 

@@ -42,9 +42,9 @@ class CheckOptions:
 def check(words: list[str]) -> int:
     """`gloro-jax check`."""
     options: CheckOptions = parse(CheckOptions, "check", words)
-    network = None
     if not options.file.is_file():
         raise FileNotFoundError(f"{options.file} is not there.")
+    network = None
     if options.run is not None:
         frozen = runs.load(options.run, checkpoint=options.checkpoint)
         network = (certificates.describe(frozen), certificates.weights(frozen))

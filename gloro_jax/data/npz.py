@@ -1,8 +1,11 @@
 """Data sets in one .npz file: x_train, y_train, x_test, y_test, perhaps class_names."""
 
+import contextlib
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +55,23 @@ def read_npz(path: Path) -> tuple[Arrays, tuple[str, ...]]:
     return splits, () if names is None else tuple(str(name) for name in names.ravel())
 
 
+@contextlib.contextmanager
+def open_npz(path: Path) -> Iterator[Any]:
+    """NumPy's view of an .npz file, whose arrays are read when asked for and never unpickled.
+
+    Raises:
+        ValueError: if it is no zip archive; NumPy would speak of pickles. Reading damaged arrays
+            raises errors of many types.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive")
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        yield file
+
+
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
-            raise ValueError("it is no zip archive")
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with open_npz(path) as file:
             arrays = {name: file[name] for name in file.files}
         strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
         if strange:

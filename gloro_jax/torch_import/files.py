@@ -1,13 +1,14 @@
 """State dicts from files: names and arrays, and never code."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from gloro_jax.data.npz import open_npz
 
 State = dict[str, np.ndarray]
 
@@ -42,9 +43,7 @@ def read_state_dict(file: str | os.PathLike[str]) -> State:
 
 def _read_npz(path: Path) -> State:
     try:
-        if not zipfile.is_zipfile(path):  # NumPy would speak of pickles
-            raise ValueError("it is no zip archive")
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             # Files that hold more than a state dict keep it under this prefix.
             inside = [name for name in file.files if name.startswith(_PREFIX)] or file.files
             return {name.removeprefix(_PREFIX): file[name] for name in inside}

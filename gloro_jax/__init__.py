@@ -6,6 +6,7 @@ Train with `gj.training.fit`, freeze with `gj.freeze`, certify with `gj.certify`
 """
 
 import importlib
+import types
 from typing import TYPE_CHECKING, Any
 
 from gloro_jax import layers as layers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from gloro_jax import training as training
     from gloro_jax.runs import load as load
 
+_MODULES = {"layers", "losses", "models"}
 _LAZY_MODULES = (
     "certificates",
     "data",
@@ -64,4 +66,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY_MODULES, "load"})
+    """The public names; the modules that they come from are not among them."""
+    inner = {name for name, value in globals().items() if isinstance(value, types.ModuleType)}
+    return sorted({*globals(), *_LAZY_MODULES, "load"} - (inner - _MODULES - {*_LAZY_MODULES}))

@@ -46,7 +46,7 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
     Raises:
         TypeError: if `frozen` is not a FrozenNet, or `x` is not float32.
         ValueError: if the shape does not fit, epsilon is not positive and finite, or the
-            digest does not match the leaves.
+            digest does not match the leaves, or the network was changed after it was frozen.
     """
     if not isinstance(frozen, FrozenNet):
         raise TypeError(
@@ -63,8 +63,7 @@ def _certify(frozen: FrozenNet, x: Array, epsilon: Array) -> Certificate:
     logits = frozen.apply(x)
     slack = certified_slack(logits, epsilon=epsilon)
     radius = certified_radius(logits)
-    # An infinite pixel can vanish behind an activation; the point then means nothing.
-    is_sane = jnp.isfinite(x).all(axis=tuple(range(x.ndim - len(frozen.input_shape), x.ndim)))
+    is_sane = frozen.is_sane(x)
     # A traced epsilon could not be looked at before.
     slack = jnp.where(is_sane & (epsilon > 0), slack, -jnp.inf)
     return Certificate(logits.prediction, jnp.where(is_sane, radius, 0.0), slack > 0, slack)

@@ -1,9 +1,10 @@
 """Freeze a network: guaranteed bounds, tied to the weights they were computed from.
 
 `freeze` looks at the network once. Its first pass collects every linear operator as it is
-executed; the host bounds each in float64; the second pass composes the bounds through the
-network's own forward code, in float64 with every product and sum rounded up. What comes out is a
-`FrozenNet`: those kernels, those bounds, and one digest over both. `certify` accepts nothing else.
+executed; the host bounds each in float64; the second pass traces the network with those operators,
+examines the program equation by equation and composes the bounds along it, in float64 with every
+product and sum rounded up (`gloro_jax.program`). What comes out is a `FrozenNet`: that program,
+those kernels, those bounds, and one digest over all. `certify` accepts nothing else.
 """
 
 import dataclasses
@@ -14,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.frozen_net import (
-    FrozenNet,
-    assemble,
+from gloro_jax.frozen_net import FrozenNet, assemble
+from gloro_jax.gloro import FrozenHead, GloroNet, Head
+from gloro_jax.identity import (
+    DIGEST_VERSION,
     is_bounded,
     named_leaves,
     path_name,
     shape_differences,
 )
-from gloro_jax.gloro import FrozenHead, GloroNet, Head
-from gloro_jax.layers.base import Collect, Frozen, FrozenLinear, Linear
+from gloro_jax.layers.base import Collect, FrozenLinear, Linear
 from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.margins import head_distance_bounds
@@ -50,12 +51,15 @@ def freeze(
             computed in processes beside each other.
 
     Returns:
-        The frozen network.
+        The frozen network. Weights too small for a normal float32, which devices may take for 0,
+        are 0 in it; `flushed` says how many.
 
     Raises:
-        TypeError: when called inside `jit`, or if `net` is not a GloroNet.
+        TypeError: when called inside `jit`, if `net` is not a GloroNet, or if a layer gives an
+            Estimate for a bound or a function that can have no constant.
         ValueError: if "params" is missing or belongs to another network, a weight is NaN or
-            infinite, or a bound overflows.
+            infinite, a bound overflows, or an activation is touched outside `Bounded.apply` and
+            `Bounded.add`.
     """
     if not isinstance(net, GloroNet):
         raise TypeError(f"freeze takes a gj.GloroNet, got {type(net).__name__}.")
@@ -66,27 +70,26 @@ def freeze(
         )
     shape = _checked_shape(input_shape)
     operators = _collect(net, variables, shape)
+    executed, flushed = _flushed(operators)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
-    bounded = _bounded(operators, on_progress)
+    bounded = _bounded(executed, on_progress)
     frozen = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
-    lipschitz = float32_up(_compose(net, frozen, shape))
-    if not np.isfinite(lipschitz):
-        raise ValueError(
-            f"The network's Lipschitz bound is {lipschitz}, so nothing could be certified. Either "
-            "it overflows float32: check the scale of the weights. Or jax.tree.map was applied to "
-            "a Bounded, which changes value and bound alike: use x.apply(fn, lipschitz=c)."
-        )
-    frozen["lipschitz"] = np.asarray(lipschitz)
-    return assemble(net, frozen, input_shape=shape)
+    return assemble(net, frozen, input_shape=shape, flushed=flushed)
 
 
 def from_arrays(
-    net: GloroNet, arrays: dict[str, np.ndarray], *, input_shape: tuple[int, ...], digest: str
+    net: GloroNet,
+    arrays: dict[str, np.ndarray],
+    *,
+    input_shape: tuple[int, ...],
+    digest: str,
+    digest_version: int = DIGEST_VERSION,
 ) -> FrozenNet:
     """The FrozenNet whose `arrays()` and `digest` these are.
 
     Raises:
-        ValueError: if names or shapes are not those of `net`, or the digest does not match.
+        ValueError: if names or shapes are not those of `net`, the digest does not match, or K is
+            smaller than what the layers of `net` make of the norms.
     """
     template = _template(net, _checked_shape(input_shape))
     wanted = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(template)}
@@ -100,15 +103,9 @@ def from_arrays(
         )
     leaves = [arrays[path] for path, _ in named_leaves(template)]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    frozen = assemble(net, tree, input_shape=input_shape, digest=digest)
-    # Layers without weights leave no trace in the file, and their constants may differ.
-    body = {name: node for name, node in tree.items() if name != "lipschitz"}
-    if frozen.lipschitz < float32_up(_compose(net, body, input_shape)):
-        raise ValueError(
-            "The stored Lipschitz bound is too small for this network: its layers without weights "
-            "are not those that were frozen. Freeze it again."
-        )
-    return frozen
+    return assemble(
+        net, tree, input_shape=input_shape, digest=digest, digest_version=digest_version
+    )
 
 
 def _checked_shape(input_shape: Any) -> tuple[int, ...]:
@@ -139,6 +136,23 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
     return jax.jit(collect)(kept)
 
 
+def _flushed(operators: Any) -> tuple[Any, int]:
+    """The operators with subnormal weights set to 0, and how many those were.
+
+    A device may or may not take such numbers for 0; bounded is what runs on all of them.
+    """
+    tiny, count = np.finfo(np.float32).tiny, 0
+
+    def flush(leaf: Any) -> np.ndarray:
+        nonlocal count
+        array = np.asarray(leaf)
+        is_small = (array != 0) & (np.abs(array) < tiny)
+        count += int(is_small.sum())
+        return np.where(is_small, np.float32(0), array)
+
+    return jax.tree.map(flush, operators), count
+
+
 def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
     """The tree of operators with the guaranteed bounds of each."""
     flatten = jax.tree_util.tree_flatten_with_path
@@ -158,18 +172,6 @@ def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
         for _, node in named
     ]
     return jax.tree.unflatten(structure, bounded)
-
-
-def _compose(net: GloroNet, frozen: Any, shape: tuple[int, ...]) -> float:
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        tree = jax.tree.map(_bounds_in_float64, frozen, is_leaf=is_bounded)
-        example = jnp.zeros((1, *shape), jnp.float32)
-
-        def bound(frozen: Any) -> Any:
-            logits: Any = net.apply({"frozen": frozen}, example, norms=Frozen())
-            return logits.lipschitz.value
-
-        return float(jax.jit(bound)(tree))
 
 
 def _fresh(net: GloroNet, shape: tuple[int, ...]) -> Any:
@@ -193,13 +195,6 @@ def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
 
     frozen = jax.tree.map(bounded, _fresh(net, shape)["operators"], is_leaf=_is_collected)
     return {**frozen, "lipschitz": jax.ShapeDtypeStruct((), jnp.float32)}
-
-
-def _bounds_in_float64(node: FrozenLinear | FrozenHead) -> FrozenLinear | FrozenHead:
-    """Norms in float64, so that products of them are; weights as they are."""
-    if isinstance(node, FrozenLinear):
-        return dataclasses.replace(node, norm=np.asarray(node.norm, np.float64))
-    return node
 
 
 def _in_float32(node: FrozenLinear | FrozenHead) -> FrozenLinear | FrozenHead:

@@ -1,7 +1,6 @@
 """FrozenNet: weights, the bounds computed from them, and one digest over both."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 import jax
@@ -10,26 +9,69 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gloro_jax.gloro import FrozenHead, GloroNet, run_body
-from gloro_jax.layers.base import Frozen, FrozenLinear
+from gloro_jax.gloro import GloroNet, read_out
+from gloro_jax.identity import (
+    DIGEST_VERSION,
+    digest_of,
+    digest_text,
+    digest_words,
+    layout_of,
+    named_leaves,
+    named_nodes,
+)
+from gloro_jax.layers.base import FrozenLinear
+from gloro_jax.lipschitz.norms import UpperBound
+from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import GloroLogits
+from gloro_jax.platforms import check_arithmetic, jit, keeps_nan_and_infinity
+from gloro_jax.program import Program, body_of, trace
+
+# Far enough below the largest float32 for the sums inside a layer.
+_LARGEST_ACTIVATION = 1e34
+_LONGEST = 1e15  # its square is a float32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Static:
+    """What a FrozenNet knows beside its leaves; equal where one compiled program serves both."""
+
+    net: GloroNet
+    program: Program
+    input_shape: tuple[int, ...]
+    layout: Any
+    digest_version: int
+    flushed: int
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, _Static)
+            and self.net is other.net
+            and self.input_shape == other.input_shape
+            and self.digest_version == other.digest_version
+            and self.program == other.program
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.net), self.input_shape))
 
 
 @jax.tree_util.register_pytree_node_class
 class FrozenNet:
     """A network with the guaranteed bounds of its weights. Made by `freeze` and `gj.load` only.
 
-    It is a pytree whose leaves are kernels, biases, bounds, K, head distances and a digest over
-    all of them, so it passes through `jit` as an argument. Mapping over it can forge it; outside
-    `jit`, `certify` compares the digest with the leaves and refuses.
+    What runs is the program that was traced and examined when it was made (`gloro_jax.program`),
+    not the Python code of its layers.
+
+    It is a pytree whose leaves are kernels, biases, bounds, K, head distances, a digest over all of
+    them, and the length of the longest input that cannot overflow, so it passes through `jit` as an
+    argument. Mapping over it can forge it; outside `jit`, `certify` compares the digest with the
+    leaves and refuses.
     """
 
-    def __init__(
-        self, net: GloroNet, frozen: Any, digest: Any, *, input_shape: tuple[int, ...]
-    ) -> None:
-        self._net, self._frozen, self._digest = _ByIdentity(net), frozen, digest
-        self._input_shape = input_shape
+    def __init__(self, frozen: Any, digest: Any, longest: Any, *, static: _Static) -> None:
+        self._frozen, self._digest, self._longest = frozen, digest, longest
+        self._static = static
         self._is_checked = False
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
@@ -37,19 +79,42 @@ class FrozenNet:
 
         Raises:
             TypeError: if `x` is not float32.
-            ValueError: if its shape does not end in `input_shape`, or the digest does not match.
+            ValueError: if its shape does not end in `input_shape`, the digest does not match, or
+                the network was changed.
         """
         images = self.check_images(x)
         self.check_digest()
-        return self.apply(images)
+        return _logits(self, images)
+
+    def __repr__(self) -> str:
+        """Classes, image shape, K and digest."""
+        if not isinstance(self._digest, np.ndarray | jax.Array) or isinstance(self._digest, Tracer):
+            return f"FrozenNet(classes={self.net.num_classes}, input_shape={self.input_shape})"
+        return (
+            f"FrozenNet(classes={self.net.num_classes}, input_shape={self.input_shape}, "
+            f"K={self.lipschitz:.6g}, digest={self.digest[:12]}...)"
+        )
 
     def apply(self, x: Any) -> GloroLogits:
         """As a call, for code that has already checked `x` and the digest."""
         batch = x.shape[: x.ndim - len(self.input_shape)]
         flat = x.reshape((-1, *self.input_shape))
-        logits: Any = self.net.apply({"frozen": self._frozen}, flat, norms=Frozen())
+        features = self._static.program(body_of(self._frozen), flat)
+        bound = UpperBound(self._frozen["lipschitz"])
+        logits = read_out(features, bound, self._frozen["head"])
         values = logits.values.reshape((*batch, logits.values.shape[-1]))
         return dataclasses.replace(logits, values=values)
+
+    def is_sane(self, x: Any) -> Array:
+        """Whether nothing on the way of images (..., H, W, C) can be NaN or infinite, (...).
+
+        An infinite pixel, or a layer that overflows, can vanish behind an activation, and the
+        scores then mean nothing. Layers are not looked at one by one, which would cost time: what
+        they can amount to is known from their bounds and biases, so the image's length decides.
+        """
+        axes = tuple(range(x.ndim - len(self.input_shape), x.ndim))
+        squares = jnp.sum(jnp.square(x), axis=axes)
+        return (squares <= jnp.square(self._longest)) & keeps_nan_and_infinity(squares)
 
     def check_images(self, x: Any) -> Array:
         """`x` as an array, or a TypeError or ValueError if its type or shape does not fit."""
@@ -71,17 +136,27 @@ class FrozenNet:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """One image, (H, W, C): the size the bounds were made for."""
-        return self._input_shape
+        return self._static.input_shape
 
     @property
     def net(self) -> GloroNet:
         """The network that was frozen."""
-        return self._net.value
+        return self._static.net
 
     @property
     def digest(self) -> str:
-        """SHA-256 over weights, geometry and bounds, in hexadecimal."""
+        """SHA-256 over weights, geometry, bounds and steps, in hexadecimal."""
         return digest_text(self._digest)
+
+    @property
+    def digest_version(self) -> int:
+        """2; or 1 for a network from a file of before, whose digest does not bind the steps."""
+        return self._static.digest_version
+
+    @property
+    def flushed(self) -> int:
+        """How many weights, too small for a normal float32, were set to 0 when it was frozen."""
+        return self._static.flushed
 
     @property
     def lipschitz(self) -> float:
@@ -92,7 +167,7 @@ class FrozenNet:
         """The guaranteed norm of every linear layer, by its path; the largest of stacked ones."""
         return {
             path.removesuffix("/linear"): float(np.max(node.norm))
-            for path, node in _named_nodes(self._frozen)
+            for path, node in named_nodes(self._frozen)
             if isinstance(node, FrozenLinear)
         }
 
@@ -100,143 +175,118 @@ class FrozenNet:
         """Every linear operator as executed, by the same path."""
         return {
             path.removesuffix("/linear"): node.linear.operator
-            for path, node in _named_nodes(self._frozen)
+            for path, node in named_nodes(self._frozen)
             if isinstance(node, FrozenLinear)
         }
 
     def steps(self) -> Steps:
-        """What the body does, noted by its own forward code; nothing is computed.
-
-        Raises:
-            ValueError: if layers run inside a loop of JAX, where they cannot be told apart.
-        """
-
-        def run(x: Any) -> Any:
-            variables = {"frozen": self._frozen}
-            return self.net.apply(variables, x, rule=Frozen(), is_noting=True, method=run_body)
-
-        try:
-            noted: Any = jax.eval_shape(run, jnp.zeros((1, *self.input_shape), jnp.float32))
-        except TypeError as error:
-            raise ValueError(
-                "The layers of this network cannot be listed: they run inside nn.scan or another "
-                f"loop of JAX. Write them one after another. ({str(error).splitlines()[0]})"
-            ) from None
-        return noted.steps
+        """What the body does, as it was found in the program."""
+        return self._static.program.steps
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""
         return {path: np.asarray(leaf) for path, leaf in named_leaves(self._frozen)}
 
     def check_digest(self) -> None:
-        """Raises a ValueError if the leaves are not those that `freeze` produced.
+        """Raises a ValueError unless leaves and layers are those that `freeze` saw.
 
         Traced leaves cannot be looked at; concrete ones are looked at once per object.
         """
+        check_arithmetic()
+        if self._static.layout != layout_of(self.net):
+            raise ValueError(
+                "The network was changed after it was frozen: its layers or their options are not "
+                "those of then, and bounds hold for what was frozen. Freeze it again, "
+                "gj.freeze(net, variables, input_shape=...)."
+            )
         leaves = jax.tree.leaves(self)
         if self._is_checked or any(isinstance(leaf, Tracer) for leaf in leaves):
             return
-        if not np.array_equal(np.asarray(self._digest), _digest(self._frozen, self.input_shape)):
+        if not np.array_equal(np.asarray(self._digest), self._computed_digest()):
             raise ValueError(
                 "The digest of this FrozenNet does not match its weights and bounds: it was "
-                "altered after gj.freeze. Bounds hold for the weights they were computed from; "
-                "freeze the network again."
+                "altered after gj.freeze, or its layers without weights are others. Bounds hold "
+                "for the network they were computed from; freeze the network again."
             )
         self._is_checked = True
 
-    def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[Any, ...]]:
+    def _computed_digest(self) -> np.ndarray:
+        steps = self.steps() if self.digest_version > 1 else None
+        return digest_of(self._frozen, self.input_shape, steps)
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
         """Leaves, and what is static."""
-        return (self._frozen, self._digest), (self._net, self.input_shape)
+        return (self._frozen, self._digest, self._longest), self._static
 
     @classmethod
-    def tree_unflatten(cls, aux: tuple[Any, ...], children: tuple[Any, Any]) -> "FrozenNet":
+    def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":
         """Rebuilds without the mark of a checked digest."""
-        return cls(aux[0].value, *children, input_shape=aux[1])
+        return cls(*children, static=static)
+
+
+@jit
+def _logits(frozen: FrozenNet, x: Array) -> GloroLogits:
+    return frozen.apply(x)
 
 
 def assemble(
-    net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...], digest: str | None = None
+    net: GloroNet,
+    frozen: Any,
+    *,
+    input_shape: tuple[int, ...],
+    digest: str | None = None,
+    digest_version: int = DIGEST_VERSION,
+    flushed: int = 0,
 ) -> FrozenNet:
-    """A FrozenNet from its parts: for `freeze`, and for a file, which brings its digest along.
+    """A FrozenNet from its parts: for `freeze`, and for a file, which brings K and a digest along.
+
+    Args:
+        net: the network.
+        frozen: weights, norms and head distances; without "lipschitz", K is composed.
+        input_shape: one image.
+        digest: what the file says it is.
+        digest_version: of that digest.
+        flushed: how many weights were set to 0.
 
     Raises:
-        ValueError: if a digest is given and does not match.
+        TypeError: if a layer's constant is no guaranteed bound.
+        ValueError: if the program cannot be trusted, K overflows or is smaller than what the stored
+            norms make, or a digest is given and does not match.
     """
     # Copies: an array made from NumPy's memory would change with it.
     arrays = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), frozen)
-    words = _digest(arrays, input_shape)
-    if digest is not None:
-        words = digest_words(bytes.fromhex(digest))
-    made = FrozenNet(net, arrays, jnp.asarray(words), input_shape=input_shape)
+    traced = trace(net, arrays, input_shape=input_shape)
+    lipschitz = _finite_up(traced.lipschitz)
+    arrays.setdefault("lipschitz", jnp.asarray(lipschitz))
+    static = _Static(
+        net, traced.program, tuple(input_shape), layout_of(net), digest_version, flushed
+    )
+    longest = jnp.asarray(_longest(*traced.reach))
+    made = FrozenNet(arrays, None, longest, static=static)
+    words = made._computed_digest() if digest is None else digest_words(bytes.fromhex(digest))
+    made._digest = jnp.asarray(words)
     made.check_digest()
+    if digest is not None and made.lipschitz < lipschitz:
+        raise ValueError(
+            "The stored Lipschitz bound is too small for this network: its layers without weights "
+            "are not those that were frozen. Freeze it again."
+        )
     return made
 
 
-def _digest(frozen: Any, input_shape: tuple[int, ...]) -> np.ndarray:
-    """SHA-256 over the image size, each operator's geometry and every leaf, as uint32[8]."""
-    sha = hashlib.sha256(repr(tuple(input_shape)).encode())
-    for path, node in _named_nodes(frozen):
-        if isinstance(node, FrozenLinear):
-            operator: Any = node.linear.operator
-            static = {
-                field.name: getattr(operator, field.name)
-                for field in dataclasses.fields(operator)
-                if field.name != "kernel"
-            }
-            sha.update(f"{path} {type(operator).__name__} {static}".encode())
-    for path, leaf in named_leaves(frozen):
-        array = np.asarray(leaf)
-        sha.update(f"{path} {array.shape} {array.dtype}".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return digest_words(sha.digest())
+def _finite_up(lipschitz: float) -> np.float32:
+    bound = float32_up(lipschitz)
+    if not np.isfinite(bound):
+        raise ValueError(
+            f"The network's Lipschitz bound is {bound}, so nothing could be certified: it "
+            "overflows float32. Check the scale of the weights."
+        )
+    return bound
 
 
-def digest_words(digest: bytes) -> np.ndarray:
-    """A SHA-256 as uint32[8], the form it has as a leaf or an output of a program."""
-    return np.frombuffer(digest, ">u4").astype(np.uint32)
-
-
-def digest_text(words: Any) -> str:
-    """Such words in hexadecimal."""
-    return np.asarray(words).astype(">u4").tobytes().hex()
-
-
-def _named_nodes(frozen: Any) -> list[tuple[str, Any]]:
-    pairs, _ = jax.tree_util.tree_flatten_with_path(frozen, is_leaf=is_bounded)
-    return [(path_name(path), node) for path, node in pairs]
-
-
-def named_leaves(frozen: Any) -> list[tuple[str, Any]]:
-    """Every leaf with its path, "body/conv1/linear/bias"."""
-    pairs, _ = jax.tree_util.tree_flatten_with_path(frozen)
-    return [(path_name(path), leaf) for path, leaf in pairs]
-
-
-def shape_differences(given: Any, wanted: Any) -> list[str]:
-    """Where two trees of arrays differ in names or shapes, a line each."""
-    found, meant = ({name: np.shape(a) for name, a in named_leaves(t)} for t in (given, wanted))
-    names = sorted(k for k in meant.keys() | found if meant.get(k) != found.get(k))
-    return [f"{k}: {found.get(k, 'none')}, wanted {meant.get(k, 'none')}" for k in names]
-
-
-def path_name(path: Any) -> str:
-    """A key path as text."""
-    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def is_bounded(node: Any) -> bool:
-    """Whether a node carries guaranteed bounds."""
-    return isinstance(node, FrozenLinear | FrozenHead)
-
-
-class _ByIdentity:
-    """A network as static data of a pytree: compared by identity, so it need not be hashable."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
+def _longest(slope: float, offset: float) -> np.float32:
+    """The length up to which no input makes an activation overflow; NaN if any might."""
+    room = (_LARGEST_ACTIVATION - offset) * (1 - 1e-3)
+    if not room > 0:
+        return np.float32(np.nan)
+    return np.float32(min(room / slope, _LONGEST) if slope else _LONGEST)

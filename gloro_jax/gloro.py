@@ -10,6 +10,7 @@ import numpy as np
 from gloro_jax.layers.base import Collect, Frozen, NormRule, PowerIteration, add_bias, frozen_entry
 from gloro_jax.layers.dense import orthogonal
 from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.lipschitz.doors import Doors, Parts
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, two_norm
 from gloro_jax.margins import GloroLogits, head_distances
 from gloro_jax.pytrees import pytree_dataclass
@@ -75,34 +76,23 @@ class GloroNet(nn.Module):
             ValueError: if the body does not end in (batch, features).
         """
         self._check_input(x, norms)
-        is_frozen = isinstance(norms, Frozen)
-        is_composing = is_frozen and not self.has_variable("frozen", "lipschitz")
-        dtype = jnp.result_type(float) if is_composing else jnp.float32
         entered = Bounded.enter(
             x,
             kind=norms.kind,
             rule=norms,
             is_training=is_training,
-            dtype=dtype,
+            dtype=jnp.float32,
             batch_axis=batch_axis,
         )
-        features, bound = self._leave(self.body(entered))
-        if is_frozen:
-            frozen: FrozenHead = frozen_entry(self, "head")
-            head, distances = frozen.head, frozen.distances
-            if not is_composing:
-                # A body changed since it was frozen (a list appended to, say) has another K.
-                stored = self.get_variable("frozen", "lipschitz")
-                bound = UpperBound(jnp.maximum(stored, bound.value))
-        else:
-            head = self._head(features.shape[-1])
-            if isinstance(norms, Collect):
-                keep_last: Any = lambda _, new: new  # noqa: E731
-                self.sow("operators", "head", head, init_fn=lambda: None, reduce_fn=keep_last)
-            distances = head_distances(head.kernel)
-        precision = jax.lax.Precision.HIGHEST if is_frozen else None
-        scores = add_bias(jnp.matmul(features, head.kernel, precision=precision), head.bias)
-        return GloroLogits(scores, bound, distances)
+        features, bound = self._checked(self.body(entered)).leave()
+        if isinstance(norms, Frozen):
+            return read_out(features, bound, frozen_entry(self, "head"))
+        head = self._head(features.shape[-1])
+        if isinstance(norms, Collect):
+            keep_last: Any = lambda _, new: new  # noqa: E731
+            self.sow("operators", "head", head, init_fn=lambda: None, reduce_fn=keep_last)
+        scores = add_bias(jnp.matmul(features, head.kernel), head.bias)
+        return GloroLogits(scores, bound, head_distances(head.kernel))
 
     def _head(self, features: int) -> Head:
         kernel = self.param("head_kernel", orthogonal, (features, self.num_classes), jnp.float32)
@@ -113,7 +103,7 @@ class GloroNet(nn.Module):
             kernel = kernel / jnp.where(norms > 0, norms, 1.0)
         return Head(kernel, bias)
 
-    def _leave(self, out: Any) -> tuple[Any, Estimate | UpperBound]:
+    def _checked(self, out: Any) -> Bounded:
         if not isinstance(out, Bounded):
             raise TypeError(
                 "The body of a GloroNet maps a Bounded to a Bounded, but returned "
@@ -124,7 +114,7 @@ class GloroNet(nn.Module):
             raise ValueError(
                 f"The body must end in (batch, features), got {out.shape}. End it with Flatten."
             )
-        return out.leave()
+        return out
 
     def _check_input(self, x: Any, norms: Any) -> None:
         if not isinstance(norms, PowerIteration | Collect | Frozen):
@@ -171,14 +161,19 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
     return {**kept, "spectral": jax.jit(fresh)(kept, key)}
 
 
-def run_body(net: GloroNet, x: Any, *, rule: NormRule, is_noting: bool = False) -> Bounded:
+def read_out(features: Any, bound: Estimate | UpperBound, head: FrozenHead) -> GloroLogits:
+    """The logits that a frozen head makes of features (n, d), which carry `bound`."""
+    scores = jnp.matmul(features, head.head.kernel, precision=jax.lax.Precision.HIGHEST)
+    return GloroLogits(add_bias(scores, head.head.bias), bound, head.distances)
+
+
+def run_body(net: GloroNet, x: Any, *, rule: NormRule) -> Bounded:
     """The body's output before the head, for `net.apply(..., method=run_body)`."""
-    entered = Bounded.enter(
-        x,
-        kind=rule.kind,
-        rule=rule,
-        is_training=False,
-        dtype=jnp.float32,
-        is_noting=is_noting,
+    return net.body(
+        Bounded.enter(x, kind=rule.kind, rule=rule, is_training=False, dtype=jnp.float32)
     )
-    return net.body(entered)
+
+
+def run_watched(net: GloroNet, parts: Parts, *, doors: Doors) -> Bounded:
+    """As `run_body` on a frozen network, with every step noted in `doors`."""
+    return net._checked(net.body(Bounded.watched(parts, rule=Frozen(), doors=doors)))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from gloro_jax.lipschitz.norms import Estimate, UpperBound
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number
 from gloro_jax.lipschitz.rounding import (
     divide_down,
     float32_up,
@@ -143,7 +143,7 @@ def certified_radius(logits: GloroLogits) -> Float[Array, "*batch"]:
     radii = divide_down(margins, jnp.where(is_constant, 1.0, constants))
     radii = jnp.where(margins > 0, jnp.where(is_constant, jnp.inf, radii), 0.0)
     radius = jnp.min(_mask(radii, logits.prediction, jnp.inf), axis=-1)
-    return jnp.where(_is_sane(logits), radius, 0.0)
+    return jnp.where(_is_sane(logits, constants), radius, 0.0)
 
 
 def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:
@@ -155,17 +155,17 @@ def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batc
     Raises:
         TypeError: if the bound is an estimate.
     """
-    lifts = multiply_up(_guaranteed_constants(logits), as_epsilon(epsilon))
-    slacks = subtract_down(_margins_down(logits), lifts)
+    constants = _guaranteed_constants(logits)
+    slacks = subtract_down(_margins_down(logits), multiply_up(constants, as_epsilon(epsilon)))
     slack = jnp.min(_mask(slacks, logits.prediction, jnp.inf), axis=-1)
-    return jnp.where(_is_sane(logits), slack, -jnp.inf)
+    return jnp.where(_is_sane(logits, constants), slack, -jnp.inf)
 
 
 def pair_constants(logits: GloroLogits, index: Int[Array, "*batch"]) -> Float[Array, "*batch m"]:
     """K ||w_index - w_i|| for every i; K is as good as `logits.lipschitz`."""
     rows = jnp.take(logits.head_distances, index, axis=0)
     if isinstance(logits.lipschitz, UpperBound):
-        value = logits.lipschitz.value
+        value = bound_number(logits.lipschitz.value, name="The Lipschitz bound of these logits")
         value = float32_up(value) if isinstance(value, float) else value
         return multiply_up(rows, jnp.asarray(value, rows.dtype))
     return rows * logits.lipschitz.value
@@ -176,6 +176,12 @@ def _guaranteed_constants(logits: GloroLogits) -> Array:
         raise TypeError(
             "A certificate needs an UpperBound, and these logits carry an Estimate: power "
             "iteration errs low. Certify with frozen = gj.freeze(net, variables, input_shape=...)."
+        )
+    classes = logits.values.shape[-1]
+    if logits.head_distances.shape != (classes, classes):
+        raise ValueError(
+            f"Logits of {classes} classes have head distances ({classes}, {classes}), got "
+            f"{logits.head_distances.shape}."
         )
     return pair_constants(logits, logits.prediction)
 
@@ -190,6 +196,6 @@ def _mask(values: Array, index: Array, fill: float) -> Array:
     return jnp.where(own, fill, values)
 
 
-def _is_sane(logits: GloroLogits) -> Array:
-    bound = jnp.isfinite(jnp.asarray(logits.lipschitz.value))
-    return jnp.isfinite(logits.values).all(axis=-1) & bound
+def _is_sane(logits: GloroLogits, constants: Array) -> Array:
+    are_bounds = (jnp.isfinite(constants) & (constants >= 0)).all(axis=-1)
+    return jnp.isfinite(logits.values).all(axis=-1) & are_bounds

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,36 @@ def one_blas_thread() -> Iterator[None]:
 
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         yield
+
+
+def keeps_nan_and_infinity(numbers: Any) -> Any:
+    """Whether a program that holds this tells NaN and infinity from numbers, element by element.
+
+    XLA can be told to assume that there are none (`--xla_cpu_enable_fast_math`), and then a check
+    for them says nothing. So the check is itself checked, in the same program, on values that
+    depend on its input and that no compiler can compute beforehand.
+
+    Args:
+        numbers: of at least 0, any array.
+    """
+    nan, huge = jnp.sqrt(-1 - numbers), (1 + numbers) * 3e38 * 10
+    finds = ~jnp.isfinite(nan) & ~jnp.isfinite(huge) & ~jnp.isfinite(-huge)
+    return finds & ~(nan > 0) & ~(nan <= 0) & (nan != nan)
+
+
+@functools.cache
+def check_arithmetic() -> None:
+    """Raises a RuntimeError, once and for all in a process, if XLA drops NaN and infinities."""
+    # Apart from whatever is being traced: a program of its own, on the platform that is used.
+    with jax.ensure_compile_time_eval():
+        keeps = jax.jit(keeps_nan_and_infinity, compiler_options=compiler_options())
+        is_kept = bool(keeps(jnp.asarray([0.0, 1.0], jnp.float32)).all())
+    if not is_kept:
+        raise RuntimeError(
+            "XLA compiles here as if there were neither NaN nor infinity, so what must not be "
+            "certified could be. Take flags such as --xla_cpu_enable_fast_math out of the "
+            f"environment variable XLA_FLAGS; it is {os.environ.get('XLA_FLAGS', '')!r}."
+        )
 
 
 def scan_unroll(length: int) -> int:

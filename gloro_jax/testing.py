@@ -61,7 +61,7 @@ def check_lipschitz(
 
     Raises:
         AssertionError: if the layer stretches more than it declares, mixes examples of a batch,
-            or differs between training and frozen passes.
+            differs between training and frozen passes, or cannot be frozen.
     """
     net = GloroNet(_Probe(layer), num_classes=2)
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def check_lipschitz(
     ratios = []
     for scale in weight_scales:
         scaled = jax.tree.map(lambda p, scale=scale: scale * p, drawn)
-        frozen = freeze(net, scaled, input_shape=input_shape)
+        frozen = checks.frozen(scaled, input_shape)
         spectral = variables.get("spectral", {})
         checks.training_agrees(frozen, {**scaled, "spectral": spectral}, example)
         ratios.append(checks.constant_holds(frozen, example))
@@ -96,6 +96,13 @@ class _Checks:
         self._jacobian = jax.jit(jax.vmap(self._point_jacobian, in_axes=(None, 0)))
         self._ascent = jax.jit(jax.value_and_grad(self._stretch, argnums=1))
         self._train = jax.jit(self._train_forward)
+
+    def frozen(self, variables: Any, input_shape: tuple[int, ...]) -> FrozenNet:
+        """The layer with guaranteed norms."""
+        try:
+            return freeze(self._net, variables, input_shape=input_shape)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"{self._name} cannot be frozen: {error}") from None
 
     def constant_holds(self, frozen: FrozenNet, example: Any) -> float:
         """Compares the declared constant with Jacobians and pairs, in float64."""

@@ -2,7 +2,8 @@
 
 import jax
 
-from gloro_jax.frozen_net import assemble, path_name
+from gloro_jax.frozen_net import assemble
+from gloro_jax.identity import path_name
 
 
 def with_too_small_a_bound(frozen, *, factor, layer="body/conv1"):

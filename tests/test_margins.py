@@ -1,5 +1,6 @@
 """Margins: the formula, its rounding, its fail-closed corners, an exact reference classifier."""
 
+import dataclasses
 from fractions import Fraction
 
 import jax
@@ -43,11 +44,53 @@ def test_ties_nan_and_infinities_are_not_certified(values, bound):
     assert not certified_slack(y, epsilon=1e-6)[0] > 0
 
 
-@pytest.mark.parametrize("bound", [np.nan, np.inf])
-def test_a_bound_that_is_not_finite_certifies_nothing(bound):
-    y = logits([[5.0, 1.0]], bound=jnp.float32(bound))
+NO_BOUNDS = [np.nan, np.inf, -np.inf, -5.0]
+
+
+@pytest.mark.parametrize("bound", NO_BOUNDS)
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, jnp.float32, np.array], ids=str)
+def test_a_concrete_number_that_is_no_bound_is_refused_where_made_and_where_used(bound, kind):
+    with pytest.raises(ValueError, match=r"finite number of at least 0, got (nan|inf|-inf|-5)"):
+        gj.UpperBound(kind(bound))
+    y = logits([[5.0, 1.0]], bound=1.0)
+    y = dataclasses.replace(y, lipschitz=jax.tree.map(lambda _: kind(bound), y.lipschitz))
+    for use in (gj.certified_radius, lambda y: certified_slack(y, epsilon=1e-6)):
+        with pytest.raises(ValueError, match="finite number of at least 0"):
+            use(y)
+
+
+@pytest.mark.parametrize("bound", NO_BOUNDS)
+def test_a_traced_number_that_is_no_bound_certifies_nothing(bound):
+    @jax.jit
+    def certified(bound):
+        y = logits([[5.0, 1.0]], bound=bound)
+        return gj.certified_radius(y)[0], certified_slack(y, epsilon=1e-6)[0]
+
+    radius, slack = certified(jnp.float32(bound))
+    assert radius == 0
+    assert not slack > 0
+    assert certified(jnp.float32(1))[0] > 0
+
+
+@pytest.mark.parametrize("bound", NO_BOUNDS)
+def test_head_distances_that_are_no_bounds_certify_nothing(bound):
+    y = logits([[5.0, 1.0]], bound=1.0)
+    y = dataclasses.replace(y, head_distances=y.head_distances.at[0, 1].set(bound))
     assert gj.certified_radius(y)[0] == 0
     assert not certified_slack(y, epsilon=1e-6)[0] > 0
+
+
+@pytest.mark.parametrize("value", [1j, True, "3", None, np.ones(2), gj.Estimate(1.0)], ids=repr)
+def test_a_bound_is_one_real_number(value):
+    with pytest.raises(TypeError, match="one real number"):
+        gj.UpperBound(value)
+
+
+def test_a_bound_in_float64_is_rounded_up_wherever_it_is_used():
+    exact = np.nextafter(np.float64(np.float32(1.1)), 2)
+    for bound in (exact, np.array(exact), float(exact)):
+        y = logits([[1.0, 0.0]], bound=bound)
+        assert float(gj.certified_radius(y)[0]) * exact <= 1 / float(y.head_distances[0, 1])
 
 
 def test_a_constant_network_is_certified_everywhere_unless_it_ties():

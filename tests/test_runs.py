@@ -9,6 +9,7 @@ import safetensors.numpy
 
 import gloro_jax as gj
 from gloro_jax import runs
+from gloro_jax.identity import digest_of, digest_text
 from gloro_jax.models import GloroCNN
 from gloro_jax.runs import weights
 
@@ -120,12 +121,41 @@ def test_another_layer_without_weights_does_not_keep_too_small_a_bound(run):
     config = json.loads((run / "config.json").read_text())
     config["model"]["activation"] = "relu"
     runs.write_config(run, config)
-    assert gj.load(run).digest  # an activation of constant 1 keeps every bound: still sound
+    with pytest.raises(ValueError, match="layers without weights are others"):
+        gj.load(run)  # sound, since ReLU has constant 1 too, but not the network that was frozen
     net = GloroCNN(
         convs=((8, 3, 1), (8, 4, 2)), dense=(16,), num_classes=5, mean=(0.0,), std=(0.5,)
     )
-    with pytest.raises(ValueError, match="too small for this network"):
+    with pytest.raises(ValueError, match="layers without weights are others"):
         gj.load(run, net=net.build())
+
+
+def as_version_1(run):
+    """Rewrites the weights of a run as an earlier version did: a digest without the steps."""
+    path = run / "weights" / "best.safetensors"
+    frozen = gj.load(run)
+    words = digest_of(frozen._frozen, frozen.input_shape, None)
+    metadata = {"format": "1", "digest": digest_text(words)}
+    metadata["input_shape"] = json.dumps(frozen.input_shape)
+    safetensors.numpy.save_file(frozen.arrays(), path, metadata)
+    return metadata["digest"]
+
+
+def test_a_folder_of_before_loads_under_its_own_digest_and_one_line_says_so(run, caplog):
+    digest = as_version_1(run)
+    frozen = gj.load(run)
+    assert (frozen.digest, frozen.digest_version) == (digest, 1)
+    assert len(caplog.records) == 1
+    assert "frozen by an earlier version" in caplog.text
+    certificate = gj.certify(frozen, np.ones((1, *frozen.input_shape), np.float32), epsilon=1e-6)
+    assert certificate.is_certified[0]
+    config = json.loads((run / "config.json").read_text())
+    runs.write_config(run, {**config, "model": {**config["model"], "activation": "relu"}})
+    assert gj.load(run).digest == digest  # what version 1 could not tell apart
+    wider = {"mean": [0.0], "std": [0.5]}
+    runs.write_config(run, {**config, "model": {**config["model"], **wider}})
+    with pytest.raises(ValueError, match="too small for this network"):
+        gj.load(run)
 
 
 def test_nothing_is_left_half_written(run, monkeypatch, small_frozen):

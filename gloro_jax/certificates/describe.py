@@ -38,6 +38,12 @@ def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:
 
 def _check_named(steps: Steps) -> None:
     for number, step in enumerate(steps, start=1):
+        if step.op == "loop":
+            raise ValueError(
+                "The layers of this network cannot be listed one by one, as a certificate file "
+                "needs them: they run inside nn.scan or another loop of JAX. Write them one after "
+                "another."
+            )
         if step.op not in checker.OPS:
             what = "a function of its own" if step.op is None else repr(step.op)
             raise ValueError(

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from gloro_jax.certify import certify
 from gloro_jax.export.card import model_card
-from gloro_jax.frozen_net import FrozenNet, digest_text, digest_words
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.identity import digest_text, digest_words
 from gloro_jax.margins import as_epsilon
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__

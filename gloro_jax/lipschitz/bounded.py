@@ -17,16 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gloro_jax.lipschitz.norms import Estimate, UpperBound
+from gloro_jax.lipschitz.doors import Doors, Parts, check_output
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number
 from gloro_jax.lipschitz.rounding import add_up, float32_up, multiply_up
-from gloro_jax.lipschitz.steps import Step, Steps, joined
+from gloro_jax.lipschitz.steps import Step
 from gloro_jax.pytrees import pytree_dataclass
 
 Kind = Literal["estimate", "upper"]
 Constant = int | float | Estimate | UpperBound
 
 # jax.tree.map(fn, x) would apply fn to the value and to the bound. It then also changes this leaf,
-# and a bound with a changed seal is NaN, which certifies nothing.
+# and a bound with a changed seal is NaN, which certifies nothing. A function that leaves it alone
+# is found when the network is frozen, by a look at the program (gloro_jax.program).
 _SEAL = np.float32(0.57721566)
 
 _NOT_AN_ARRAY = (
@@ -36,13 +38,13 @@ _NOT_AN_ARRAY = (
 )
 
 
-@pytree_dataclass(static=("kind", "rule", "is_training", "batch_axis", "steps"))
+@pytree_dataclass(static=("kind", "rule", "is_training", "batch_axis", "doors"))
 class Bounded:
     """An activation and the Lipschitz bound of the map that produced it.
 
     Layers read `shape`, `rule` (how norms are obtained), `is_training` and `batch_axis` (the mapped
     axis that a batch is spread over, None for none); the activation itself is reached through
-    `apply` only. `steps` is what was applied so far, where somebody asked for it, and None
+    `apply` only. `doors` notes what is applied while a network is being frozen, and is None
     otherwise.
     """
 
@@ -53,7 +55,7 @@ class Bounded:
     rule: Any
     is_training: bool
     batch_axis: str | None = None
-    steps: Steps | None = None
+    doors: Doors | None = None
 
     @staticmethod
     def enter(
@@ -64,7 +66,6 @@ class Bounded:
         is_training: bool,
         dtype: Any,
         batch_axis: str | None = None,
-        is_noting: bool = False,
     ) -> "Bounded":
         """Wraps a network's input: the identity has Lipschitz constant 1.
 
@@ -75,11 +76,20 @@ class Bounded:
             is_training: what layers will find in `is_training`.
             dtype: of the bound.
             batch_axis: what layers will find in `batch_axis`.
-            is_noting: whether `steps` are noted.
         """
-        steps = () if is_noting else None
         one, seal = jnp.ones((), dtype), jnp.float32(_SEAL)
-        return Bounded(x, one, seal, kind, rule, is_training, batch_axis, steps)
+        return Bounded(x, one, seal, kind, rule, is_training, batch_axis)
+
+    @staticmethod
+    def watched(parts: Parts, *, rule: Any, doors: Doors) -> "Bounded":
+        """An input whose way through the network is watched, for `gloro_jax.program`.
+
+        Args:
+            parts: value, bound and seal, so that the traced program names all three as inputs.
+            rule: the norm rule, as for `enter`.
+            doors: notes what is applied.
+        """
+        return Bounded(*parts, "upper", rule, False, None, doors)
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -104,22 +114,23 @@ class Bounded:
                 an array.
             ValueError: if a number is negative, NaN or infinite, or the batch axis changes.
         """
-        constant, kind = self._read(lipschitz)
+        self._check_axes()
+        constant, kind = read_constant(lipschitz, self.kind)
+        if self.doors is not None:
+            if kind != "upper":
+                raise TypeError(
+                    f"{self.doors.layer} gives Bounded.apply an Estimate. Power iteration errs "
+                    "low, so it proves nothing and cannot be frozen: use gj.matrix_norm, "
+                    "gj.conv_norm or a proved number as the constant, or hand the "
+                    "operator to apply_linear (docs/adding-a-layer.md)."
+                )
+            parts = self.doors.pass_through(fn, [self._parts()], constant=constant, step=step)
+            return self._with(parts, kind)
         value = fn(self._value)
-        if isinstance(value, Bounded) or not hasattr(value, "shape"):
-            raise TypeError(
-                "The function given to Bounded.apply maps an array to an array, but returned "
-                f"{type(value).__name__}."
-            )
-        if value.shape[:1] != self._value.shape[:1]:
-            raise ValueError(
-                "The function given to Bounded.apply must keep the batch axis of "
-                f"{self._value.shape}, but returned shape {tuple(value.shape)}."
-            )
+        check_output(value, self._value.shape)
         multiply = multiply_up if kind == "upper" else operator.mul
-        bound = multiply(self._lipschitz, constant)
-        steps = None if self.steps is None else (*self.steps, step or Step(None))
-        return self._with(value, bound, self._seal, kind, steps)
+        bound = multiply(self._lipschitz, self._as_bound(constant))
+        return self._with((value, bound, self._seal), kind)
 
     @staticmethod
     def add(a: "Bounded", b: "Bounded") -> "Bounded":
@@ -136,56 +147,49 @@ class Bounded:
                 f"The branches of a sum must have one shape, got {a.shape} and {b.shape}, and "
                 "come from the same forward pass."
             )
+        a._check_axes()
+        b._check_axes()
         kind: Kind = "upper" if a.kind == b.kind == "upper" else "estimate"
+        if a.doors is not None:
+            both = [a._parts(), b._parts()]
+            return a._with(a.doors.pass_through(operator.add, both, constant=1.0, step=None), kind)
         add = add_up if kind == "upper" else operator.add
         total = add(a._lipschitz, b._lipschitz)
         seal = jnp.where(b._seal == _SEAL, a._seal, jnp.nan)
-        steps = None if a.steps is None or b.steps is None else joined(a.steps, b.steps)
-        return a._with(a._value + b._value, total, seal, kind, steps)
+        return a._with((a._value + b._value, total, seal), kind)
 
     def leave(self) -> tuple[Float[Array, "batch ..."], Estimate | UpperBound]:
         """The activation and its bound, apart. Only `GloroNet` may call this; a test checks it."""
         number = UpperBound if self.kind == "upper" else Estimate
         return self._value, number(jnp.where(self._seal == _SEAL, self._lipschitz, jnp.nan))
 
-    def _passes(self) -> tuple[Any, bool, str | None]:
+    def _passes(self) -> tuple[Any, ...]:
         """What all activations of one forward pass have in common."""
-        return self.rule, self.is_training, self.batch_axis
+        return self.rule, self.is_training, self.batch_axis, self.doors
 
-    def _with(
-        self, value: Any, bound: Any, seal: Any, kind: Kind, steps: Steps | None
-    ) -> "Bounded":
-        return Bounded(value, bound, seal, kind, *self._passes(), steps)
+    def _parts(self) -> Parts:
+        return self._value, self._lipschitz, self._seal
 
-    def _read(self, lipschitz: Constant) -> tuple[Any, Kind]:
-        dtype = self._lipschitz.dtype
-        if isinstance(lipschitz, Estimate):
-            return jnp.asarray(lipschitz.value, dtype), "estimate"
-        if isinstance(lipschitz, UpperBound):
-            if isinstance(lipschitz.value, float):
-                return self._as_bound(lipschitz.value), self.kind
-            return jnp.asarray(lipschitz.value, dtype), self.kind
-        if isinstance(lipschitz, bool) or not isinstance(lipschitz, int | float):
-            raise TypeError(
-                "lipschitz is a Python number, an UpperBound or an Estimate, got "
-                f"{type(lipschitz).__name__}. A bare array does not say whether it errs high or "
-                "low: wrap it, or write float(c) for a proved constant."
-            )
-        if not (math.isfinite(lipschitz) and lipschitz >= 0):
+    def _with(self, parts: Parts, kind: Kind) -> "Bounded":
+        return Bounded(*parts, kind, *self._passes())
+
+    def _check_axes(self) -> None:
+        if getattr(self._lipschitz, "shape", ()) != ():
             raise ValueError(
-                f"A Lipschitz constant is finite and at least 0, got lipschitz={lipschitz}."
+                f"This activation carries a bound of shape {self._lipschitz.shape}: jax.vmap or "
+                "nn.vmap gave one to each entry of the axis that it added. One activation has one "
+                "bound. Keep such branches apart, each a Bounded of its own, and join them with "
+                "gj.Bounded.add."
             )
-        return self._as_bound(lipschitz), self.kind
 
-    def _as_bound(self, number: int | float) -> Any:
-        """A Python number in the bound's type, rounded up and never subnormal."""
-        exact = float(number)
-        if exact < number:  # an integer beyond 2^53
-            exact = math.nextafter(exact, math.inf)
+    def _as_bound(self, constant: Any) -> Any:
+        """A constant in the bound's type; a Python number rounded up and never subnormal."""
         dtype = self._lipschitz.dtype
+        if not isinstance(constant, float):
+            return jnp.asarray(constant, dtype)
         if dtype == np.float32:
-            return jnp.asarray(float32_up(exact))
-        return jnp.asarray(max(exact, np.finfo(np.float64).tiny) if exact else 0.0, dtype)
+            return jnp.asarray(float32_up(constant))
+        return jnp.asarray(max(constant, np.finfo(np.float64).tiny) if constant else 0.0, dtype)
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError(_NOT_AN_ARRAY)
@@ -197,3 +201,22 @@ class Bounded:
     __array__ = __jax_array__ = _refuse
     __array_ufunc__ = None  # else NumPy would build an object array of it
     ndim = dtype = property(_refuse)
+
+
+def read_constant(lipschitz: Any, kind: Kind) -> tuple[Any, Kind]:
+    """A layer's constant as a Python float or an array, and the kind of a product with it."""
+    if isinstance(lipschitz, Estimate):
+        return jnp.asarray(lipschitz.value), "estimate"
+    if isinstance(lipschitz, UpperBound):
+        return bound_number(lipschitz.value, name="The constant given to Bounded.apply"), kind
+    if isinstance(lipschitz, bool) or not isinstance(lipschitz, int | float):
+        raise TypeError(
+            "lipschitz is a Python number, an UpperBound or an Estimate, got "
+            f"{type(lipschitz).__name__}. A bare array does not say whether it errs high or "
+            "low: wrap it, or write float(c) for a proved constant."
+        )
+    if not (math.isfinite(lipschitz) and lipschitz >= 0):
+        raise ValueError(
+            f"A Lipschitz constant is finite and at least 0, got lipschitz={lipschitz}."
+        )
+    return bound_number(lipschitz, name="lipschitz"), kind

@@ -1,6 +1,6 @@
 """Where a convolution's windows fall: strides, padding, output sizes and tap tables."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,8 +15,9 @@ def as_pair(argument: int | Pair, *, name: str) -> Pair:
     Raises:
         ValueError: if it is anything else.
     """
-    pair = (argument, argument) if isinstance(argument, int) else tuple(argument)
-    if len(pair) != 2 or any(not isinstance(p, int | np.integer) or p < 1 for p in pair):
+    given: Any = argument
+    pair = (given, given) if np.ndim(given) == 0 else tuple(given)
+    if len(pair) != 2 or any(not _is_integer(p) or p < 1 for p in pair):
         raise ValueError(f"{name} is a positive integer or a pair of them, got {argument!r}.")
     return int(pair[0]), int(pair[1])
 
@@ -27,13 +28,11 @@ def resolve_padding(padding: Padding, *, image_size: Pair, window: Pair, strides
     Raises:
         ValueError: if `padding` is of no known form, is negative, or leaves no output.
     """
-    if padding == "SAME":
+    if isinstance(padding, str) and padding == "SAME":
         (height, width), (kh, kw), (sy, sx) = image_size, window, strides
         pads = (_same(height, kh, sy), _same(width, kw, sx))
-    elif padding == "VALID":
+    elif isinstance(padding, str) and padding == "VALID":
         pads = ((0, 0), (0, 0))
-    elif isinstance(padding, int):
-        pads = ((padding, padding), (padding, padding))
     else:
         pads = _explicit(padding)
     if min(p for pair in pads for p in pair) < 0:
@@ -77,12 +76,20 @@ def _same(size: int, k: int, s: int) -> Pair:
     return total // 2, total - total // 2
 
 
-def _explicit(padding: object) -> Pads:
+def _explicit(padding: Any) -> Pads:
     try:
-        (top, bottom), (left, right) = padding  # type: ignore[misc]
-        return (int(top), int(bottom)), (int(left), int(right))
+        sides = ((padding, padding),) * 2 if _is_integer(padding) else padding
+        (top, bottom), (left, right) = sides
     except (TypeError, ValueError):
+        top = bottom = left = right = None
+    if not all(map(_is_integer, (top, bottom, left, right))):
         raise ValueError(
-            "padding is 'SAME', 'VALID', an integer or ((top, bottom), (left, right)), "
+            "padding is 'SAME', 'VALID', an integer or ((top, bottom), (left, right)) of integers, "
             f"got {padding!r}."
-        ) from None
+        )
+    return (int(top), int(bottom)), (int(left), int(right))  # type: ignore[arg-type]
+
+
+def _is_integer(value: Any) -> bool:
+    """A Python or NumPy integer; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

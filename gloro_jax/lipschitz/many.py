@@ -5,10 +5,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.lipschitz.norms import UpperBound, check_bound, power_iteration
+from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling
 
+_OURS = (Matrix, Convolution, Scaling)
+# Rounds of power iteration on an operator of one's own, and what float32 may add to what it finds.
+_ROUNDS = 10
+_ROUNDING = 1e-4
 # From this many weights on, a norm takes seconds, and a process is worth its start.
 _LARGE = 2**19
 
@@ -51,7 +57,29 @@ def _each(operators: list[Operator]) -> Iterator[float]:
 
 
 def _norm(operator: Operator) -> float:
-    return float(operator.norm())
+    norm: Any = operator.norm()
+    if not isinstance(norm, UpperBound):
+        raise TypeError(
+            f"{type(operator).__name__}.norm() must return a gj.UpperBound, a number that is "
+            f"proved from above; got {type(norm).__name__}. Power iteration errs low and "
+            "proves nothing: use gj.matrix_norm or gj.conv_norm, or UpperBound(c) with a proof of c."
+        )
+    check_bound(norm.value, name=f"The norm of {type(operator).__name__}")
+    if type(operator) not in _OURS:
+        _refute(operator, float(norm))
+    return float(norm)
+
+
+def _refute(operator: Operator, norm: float) -> None:
+    """Raises a ValueError if power iteration finds more than an operator of one's own says."""
+    start = np.random.default_rng(0).standard_normal(operator.input_shape)
+    start = jnp.asarray(start, jnp.float32)
+    found = float(power_iteration(lambda v: operator(v[None])[0], start, steps=_ROUNDS))
+    if found > norm * (1 + _ROUNDING):
+        raise ValueError(
+            f"{type(operator).__name__}.norm() says {norm:.9g}, but a vector is stretched by "
+            f"{found:.9g}: it is no upper bound. Use gj.matrix_norm or gj.conv_norm, or correct it."
+        )
 
 
 def _unstacked(operator: Operator) -> list[Operator]:

@@ -10,14 +10,17 @@ Two kinds of number describe a norm, and they are different types on purpose:
 * `UpperBound`: never below the true norm, rounding included. Made by `gloro_jax.lipschitz.upper`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from gloro_jax.lipschitz.rounding import next_up
 from gloro_jax.pytrees import pytree_dataclass
 
 LinearFn = Callable[[Any], Any]
@@ -42,12 +45,54 @@ class Estimate:
 
 @pytree_dataclass()
 class UpperBound:
-    """A number that the spectral norm cannot exceed."""
+    """A number that the spectral norm cannot exceed.
+
+    Raises:
+        TypeError: if the number is not real, or not one number.
+        ValueError: if it is negative, NaN or infinite. A traced number cannot be looked at; where
+            it is used, such a one becomes NaN, which certifies nothing.
+    """
 
     value: Any
 
+    def __post_init__(self) -> None:
+        check_bound(self.value, name="An UpperBound")
+
     def __float__(self) -> float:
         return float(self.value)
+
+
+def check_bound(value: Any, *, name: str) -> None:
+    """Raises unless `value` is one real number, and finite and at least 0 if it is concrete."""
+    dtype = getattr(value, "dtype", np.dtype(object))
+    is_plain = isinstance(value, int | float) and not isinstance(value, bool)
+    is_real = jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
+    if not (is_plain or (is_real and np.shape(value) == ())):
+        raise TypeError(f"{name} is one real number, got {type(value).__name__}: {value!r}.")
+    if not isinstance(value, Tracer) and not 0 <= float(value) < np.inf:
+        raise ValueError(
+            f"{name} is a finite number of at least 0, got {float(value)}. Nothing moves by less "
+            "than 0, and NaN or infinity bounds nothing: compute it again."
+        )
+
+
+def bound_number(value: Any, *, name: str) -> Any:
+    """A bound from above as a Python float, or as a float32 array where it is traced; rounded up.
+
+    A traced number that is no bound, negative or not finite, is NaN.
+
+    Raises:
+        TypeError: if it is not one real number.
+        ValueError: if it is concrete, and negative, NaN or infinite.
+    """
+    check_bound(value, name=name)
+    if not isinstance(value, Tracer):
+        exact = float(value)
+        return math.nextafter(exact, math.inf) if exact < value else exact  # an integer beyond 2^53
+    is_exact = value.dtype in (jnp.float32, jnp.float16, jnp.bfloat16)
+    array = value.astype(jnp.float32)
+    array = array if is_exact else next_up(array)
+    return jnp.where((array >= 0) & jnp.isfinite(array), array, jnp.nan)
 
 
 def two_norm(x: Float[Array, "..."]) -> Float[Array, ""]:

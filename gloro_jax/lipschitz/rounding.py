@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 _UNIT_ROUNDOFF = 2.0**-53
+_SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 
 
 def gamma(n: int) -> float:
@@ -57,6 +58,20 @@ def float32_up(x: float) -> np.float32:
     if float(rounded) < x:
         rounded = np.nextafter(rounded, np.float32(np.inf))
     return np.maximum(rounded, np.finfo(np.float32).tiny)
+
+
+def times_up(a: float, b: float) -> float:
+    """The product of two non-negative Python floats, rounded up; 0 only where a factor is 0."""
+    if a == 1 or b == 1:
+        return b if a == 1 else a
+    product = a * b
+    is_zero = (a == 0 or b == 0) and product == 0
+    return 0.0 if is_zero else max(math.nextafter(product, math.inf), _SMALLEST_NORMAL)
+
+
+def plus_up(a: float, b: float) -> float:
+    """The sum of two non-negative Python floats, rounded up; exact where a term is 0."""
+    return a + b if a == 0 or b == 0 else math.nextafter(a + b, math.inf)
 
 
 def nearest_float32(array: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ class Step:
     branches: tuple[tuple["Step", ...], ...] = ()
 
     @staticmethod
-    def of(op: str, **options: Any) -> "Step":
+    def of(op: str | None, **options: Any) -> "Step":
         """A step from keywords; sequences become tuples."""
         return Step(op, tuple((name, _hashable(value)) for name, value in options.items()))
 

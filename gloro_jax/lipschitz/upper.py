@@ -9,6 +9,7 @@ Trusted: IEEE double arithmetic rounding to nearest, and BLAS and LAPACK routine
 conventional inner products (no Strassen-like products).
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.lipschitz.geometry import Padding, Pads, Pair, as_pair, resolve_padding, tap_table
@@ -23,6 +24,7 @@ from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import up
 from gloro_jax.lipschitz.stride_one import in_cells, stride_one_norm_squared
 
+_LARGEST_INTEGER = 2**24
 # Operators whose smaller side is at most this are written out and bounded to about 1e-6.
 EXPLICIT_SIDE = 2048
 
@@ -37,7 +39,9 @@ def matrix_norm(matrix: np.ndarray) -> UpperBound:
         The bound, with a Python float as value; exactly 0 only for a zero or empty matrix.
 
     Raises:
-        ValueError: if the array is not two-dimensional or holds a NaN or an infinity.
+        TypeError: if its entries are not real numbers.
+        ValueError: if the array is not two-dimensional, holds a NaN or an infinity, or an integer
+            beyond 2^24, which float32 does not hold.
     """
     exact = _as_float64(matrix, name="matrix", ndim=2)
     scaled, scale = _power_of_two_scaled(exact)
@@ -76,11 +80,14 @@ def conv_norm(
         The bound, with a Python float as value; exactly 0 only for a zero kernel.
 
     Raises:
-        ValueError: if a shape or option does not fit, or the kernel is not finite.
+        TypeError: if the kernel's entries are not real numbers.
+        ValueError: if a shape or option does not fit, or the kernel is not finite or holds an
+            integer beyond 2^24, which float32 does not hold.
     """
     exact = _as_float64(kernel, name="kernel", ndim=4)
     steps = as_pair(strides, name="strides")
-    if groups < 1 or exact.shape[3] % groups:
+    groups = as_pair(groups, name="groups")[0]
+    if exact.shape[3] % groups:
         raise ValueError(
             f"groups must divide the kernel's {exact.shape[3]} output channels, got {groups}."
         )
@@ -137,7 +144,24 @@ def _conv_norm_squared(
 
 
 def _as_float64(array: np.ndarray, *, name: str, ndim: int) -> np.ndarray:
-    exact = np.asarray(array, np.float64)
+    given = np.asarray(array)
+    is_integer = jnp.issubdtype(given.dtype, np.integer)
+    if not (is_integer or jnp.issubdtype(given.dtype, np.floating)) or np.ma.isMaskedArray(array):
+        what = "a masked array" if np.ma.isMaskedArray(array) else f"type {given.dtype}"
+        raise TypeError(
+            f"{name} holds real numbers, got {what}. A norm is that of a real matrix: convert it, "
+            "and write a complex one as real and imaginary parts."
+        )
+    exact = given.astype(np.float64)
+    if is_integer and np.abs(exact).max(initial=0.0) > _LARGEST_INTEGER:
+        raise ValueError(
+            f"{name} holds integers beyond 2^24, which float32 rounds: what would run is another "
+            "operator. Give the floating-point numbers that run."
+        )
+    if given.dtype.itemsize > 8 and (exact != given).any():
+        raise ValueError(
+            f"{name} of type {given.dtype} holds numbers that float64 rounds. Give it as float64."
+        )
     if exact.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {exact.shape}.")
     if not np.isfinite(exact).all():

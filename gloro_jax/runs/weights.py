@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import typing
 from pathlib import Path
@@ -12,14 +13,19 @@ import safetensors
 import safetensors.numpy
 
 from gloro_jax.freeze import from_arrays
-from gloro_jax.frozen_net import FrozenNet, named_leaves
+from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
+from gloro_jax.identity import DIGEST_VERSION, named_leaves
 from gloro_jax.models import from_plain_model
 from gloro_jax.runs.folder import read_config, write_atomically
 
 Checkpoint = Literal["best", "last"]
 
 _FORMAT = "1"
+# That of frozen weights is the version of their digest (gloro_jax.identity).
+_FROZEN_FORMATS = ("1", "2")
+
+_logger = logging.getLogger(__name__)
 
 
 def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
@@ -30,7 +36,7 @@ def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None
 def frozen_content(frozen: FrozenNet) -> bytes:
     """A frozen network's weights, norms and digest as a safetensors file."""
     metadata = {
-        "format": _FORMAT,
+        "format": str(frozen.digest_version),
         "digest": frozen.digest,
         "input_shape": json.dumps(frozen.input_shape),
     }
@@ -56,7 +62,7 @@ def load_variables(
         ValueError: if the file is damaged.
     """
     path = _weights(Path(run), checkpoint, what=".variables")
-    arrays, metadata = _read_arrays(path)
+    arrays, metadata = _read_arrays(path, formats=(_FORMAT,))
     if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")
     tree: dict[str, Any] = {"params": {}, "centering": {}}
@@ -96,14 +102,30 @@ def load(
             f"{Path(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
         )
     arrays, metadata = _read_arrays(path)
+    version = int(metadata["format"])
     try:
         input_shape = tuple(json.loads(metadata["input_shape"]))
-        return from_arrays(built, arrays, input_shape=input_shape, digest=metadata["digest"])
+        frozen = from_arrays(
+            built,
+            arrays,
+            input_shape=input_shape,
+            digest=metadata["digest"],
+            digest_version=version,
+        )
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
+    if version < DIGEST_VERSION:
+        _logger.warning(
+            "%s was frozen by an earlier version: its digest binds weights and bounds, and not the "
+            "layers without weights. Train or import it again to have them bound too.",
+            path,
+        )
+    return frozen
 
 
-def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_arrays(
+    path: Path, *, formats: tuple[str, ...] = _FROZEN_FORMATS
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: did the run finish?")
     try:
@@ -112,9 +134,10 @@ def _read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or no weights file: {error}.") from None
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") not in formats:
         raise ValueError(
-            f"{path} has format {metadata.get('format')!r}; this version reads {_FORMAT!r}."
+            f"{path} has format {metadata.get('format')!r}; this version reads "
+            f"{' and '.join(formats)}."
         )
     return arrays, metadata
 

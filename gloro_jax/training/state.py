@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gloro_jax.frozen_net import named_leaves, shape_differences
 from gloro_jax.gloro import GloroNet
+from gloro_jax.identity import named_leaves, shape_differences
 from gloro_jax.layers import PowerIteration
 from gloro_jax.lipschitz.rounding import nearest_float32
 from gloro_jax.pytrees import pytree_dataclass

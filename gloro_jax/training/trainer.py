@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from gloro_jax.data import Dataset, evaluation_batches, training_batches
-from gloro_jax.frozen_net import named_leaves
 from gloro_jax.gloro import GloroNet
+from gloro_jax.identity import named_leaves
 from gloro_jax.platforms import one_blas_thread
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot

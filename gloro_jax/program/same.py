@@ -1,0 +1,77 @@
+"""Whether two traced programs are the same, so that one compiled program serves both."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two programs run the same equations; in doubt they do not."""
+    if len(a.eqns) != len(b.eqns):
+        return False
+    names: dict[Any, Any] = {}
+
+    def is_atom(x: Any, y: Any) -> bool:
+        if isinstance(x, jax.extend.core.Literal) or isinstance(y, jax.extend.core.Literal):
+            return type(x) is type(y) and x.aval == y.aval and _is_equal(x.val, y.val)
+        return names.setdefault(x, y) is y and x.aval == y.aval
+
+    def are_atoms(x: Sequence[Any], y: Sequence[Any]) -> bool:
+        return len(x) == len(y) and all(map(is_atom, x, y))
+
+    return (
+        are_atoms((*a.constvars, *a.invars), (*b.constvars, *b.invars))
+        and all(
+            p.primitive is q.primitive
+            and are_atoms(p.invars, q.invars)
+            and are_atoms(p.outvars, q.outvars)
+            and _are_params(p, q)
+            for p, q in zip(a.eqns, b.eqns, strict=True)
+        )
+        and are_atoms(a.outvars, b.outvars)
+    )
+
+
+def _are_params(p: Any, q: Any) -> bool:
+    if p.params.keys() != q.params.keys():
+        return False
+    is_custom = p.primitive.name.startswith(
+        "custom_"
+    )  # their rules of differentiation are made anew
+    return all(
+        _is_param(p.params[name], q.params[name])
+        for name in p.params
+        if not (is_custom and name.startswith(("jvp", "fwd", "bwd")))
+    )
+
+
+def _is_param(a: Any, b: Any) -> bool:
+    inner = jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, inner):
+        jaxprs = getattr(a, "jaxpr", a), getattr(b, "jaxpr", b)
+        return are_equal(getattr(a, "consts", ()), getattr(b, "consts", ())) and is_same(*jaxprs)
+    if isinstance(a, tuple | list) and any(isinstance(item, inner) for item in a):
+        return len(a) == len(b) and all(map(_is_param, a, b))
+    return _is_equal(a, b)
+
+
+def are_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two lists of constants hold the same numbers of the same types."""
+    return len(a) == len(b) and all(map(_is_equal, a, b))
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray | jax.Array) or isinstance(b, np.ndarray | jax.Array):
+        x, y = np.asarray(a), np.asarray(b)
+        return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+    if isinstance(a, float) and isinstance(b, float):
+        return float(a).hex() == float(b).hex()  # NaN equals NaN here, and 0 is not -0
+    try:
+        return bool(a == b)
+    except Exception:  # an object that cannot be compared
+        return False

@@ -1,0 +1,195 @@
+"""The program of a frozen network: traced once, examined, and the one that runs.
+
+A layer is Python code, and Python code can do anything with an activation. So `freeze` does not
+trust the code: it traces the body for one example, with every door of `Bounded` as an equation of
+its own (`lipschitz.doors`), and walks through what came out. An activation and its bound leave a
+door together and enter the next one together; no other equation may read them. K is composed on
+the way, on the host in float64. What runs afterwards is this very program, mapped over examples:
+nothing that happens to the Python objects later, and nothing that mixes examples, can change it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.gloro import GloroNet, run_watched
+from gloro_jax.lipschitz.doors import Doors, Passage
+from gloro_jax.lipschitz.steps import Steps
+from gloro_jax.program.same import are_equal, is_same
+from gloro_jax.program.walk import Walk
+
+# How far apart an example's outputs may lie, in proportion, with and without others beside it.
+_MIXED = 1e-3
+_BESIDE = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A traced body for one example, and what was learnt by walking through it.
+
+    Two programs are equal if they run the same equations, so that networks frozen from one module
+    share what `jit` compiled.
+
+    Attributes:
+        closed: from the frozen leaves, one image, a bound and a seal to the features.
+        steps: what the body does.
+        passages: its doors.
+    """
+
+    closed: Any
+    steps: Steps
+    passages: tuple[Passage, ...]
+
+    def __call__(self, body: Any, x: Any) -> Any:
+        """The features (n, d) of images (n, ...).
+
+        Args:
+            body: the frozen tree of the body, as it was traced with.
+            x: the images.
+        """
+        run, leaves = jax.extend.core.jaxpr_as_fun(self.closed), jax.tree.leaves(body)
+        one, seal = jnp.float32(1), jnp.float32(1)
+        return jax.vmap(lambda image: run(*leaves, image[None], one, seal)[0][0])(x)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Program):
+            return False
+        if self.closed is other.closed:
+            return True
+        is_equal = (
+            self.steps == other.steps
+            and are_equal(self.closed.consts, other.closed.consts)
+            and is_same(self.closed.jaxpr, other.closed.jaxpr)
+        )
+        if is_equal:  # the next comparison, one per call of a compiled function, is then quick
+            object.__setattr__(self, "closed", other.closed)
+        return is_equal
+
+    def __hash__(self) -> int:
+        return hash((self.steps, len(self.closed.jaxpr.eqns)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A program, and what is known of it with the weights at hand.
+
+    Attributes:
+        program: the program.
+        lipschitz: K of the body, float64, rounded up.
+        reach: (slope, offset): no activation on the way is longer than slope |x| + offset.
+    """
+
+    program: Program
+    lipschitz: float
+    reach: tuple[float, float]
+
+
+def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced:
+    """Traces the body of a network with frozen weights, and walks through the program.
+
+    Args:
+        net: the network.
+        frozen: the frozen tree, concrete.
+        input_shape: one image.
+
+    Raises:
+        TypeError: if an Estimate is among the constants, or a function cannot have one.
+        ValueError: if an equation outside the doors reads an activation or its bound, a constant
+            is negative or not finite, or examples of a batch are mixed.
+    """
+    body = body_of(frozen)
+    closed, walk = _walked(net, body, input_shape, batch=1)
+    steps = walk.result.steps
+    if any(passage.is_of_ones_own for passage in walk.met):
+        other = _walked(net, body, input_shape, batch=_BESIDE)[1]
+        _check_examples_are_apart(walk, other)
+    consts = [np.array(const) for const in closed.consts]  # copies: NumPy's could change later
+    kept = jax.extend.core.ClosedJaxpr(closed.jaxpr, consts)
+    program = Program(kept, steps, tuple(walk.passages))
+    slope = max(branch.lipschitz for branch in walk.branches)
+    offset = max(branch.offset for branch in walk.branches)
+    return Traced(program, walk.result.lipschitz, (slope, offset))
+
+
+def body_of(frozen: Any) -> Any:
+    """The part of a frozen tree that belongs to the body."""
+    return {name: node for name, node in frozen.items() if name not in ("head", "lipschitz")}
+
+
+def _walked(net: GloroNet, body: Any, shape: tuple[int, ...], *, batch: int) -> tuple[Any, "Walk"]:
+    doors = Doors()
+
+    def run(body: Any, x: Any, bound: Any, seal: Any) -> Any:
+        with nn.intercept_methods(_named(doors)):
+            out = net.apply({"frozen": body}, (x, bound, seal), doors=doors, method=run_watched)
+        return jax.tree.leaves(out)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    image = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    closed = jax.make_jaxpr(run)(body, image, scalar, scalar)
+    walk = Walk(doors.passages)
+    walk.enter(closed, jax.tree.leaves(body))
+    features = closed.out_avals[0].shape
+    if len(features) != 2 or features[0] != batch:
+        raise ValueError(
+            f"The body of a GloroNet maps {batch} example to (batch, features), got {features}. "
+            "End it with Flatten, and keep the batch the first axis."
+        )
+    return closed, walk
+
+
+def _named(doors: Doors) -> Callable[..., Any]:
+    """An interceptor that tells the doors which layer is being traced."""
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        before, module = (doors.layer, doors.kind), context.module
+        doors.kind = type(module).__name__
+        doors.layer = f"{'/'.join(module.path)} ({doors.kind})"
+        try:
+            return call(*args, **kwargs)
+        finally:
+            doors.layer, doors.kind = before
+
+    return intercept
+
+
+def _check_examples_are_apart(alone: Walk, beside: Walk) -> None:
+    """Raises a ValueError if a function of one's own looks at other examples of its batch."""
+    rng = np.random.default_rng(0)
+    is_same = (
+        len(alone.passages) == len(beside.passages) and alone.visits.keys() == beside.visits.keys()
+    )
+    for number, one in alone.visits.items() if is_same else ():
+        passage = alone.passages[number]
+        if not passage.is_of_ones_own:
+            continue
+        aval, many = one.closed.in_avals[0], beside.visits[number]
+        if aval.shape != passage.shapes[0] or not jnp.issubdtype(aval.dtype, np.floating):
+            continue
+        values = rng.standard_normal((_BESIDE, *aval.shape[1:]), np.float32).astype(aval.dtype)
+        together = many.executed(values)[0]
+        apart = np.concatenate([one.executed(v[None])[0] for v in values])
+        largest = np.abs(apart).max(initial=0.0, where=np.isfinite(apart))
+        is_same = apart.shape == together.shape and np.allclose(
+            apart, together, rtol=0, atol=_MIXED * largest, equal_nan=True
+        )
+        if not is_same:
+            raise ValueError(
+                f"The function that {passage.layer} gives to Bounded.apply treats an example "
+                "otherwise beside other examples than alone: it mixes or reorders the batch, the "
+                "first axis. A network is certified, and a layer treats, examples one by one: keep "
+                "the first axis as it is, and sum or sort over the others only."
+            )
+    if not is_same:
+        raise ValueError(
+            f"The body does other things with {_BESIDE} examples than with one: its code looks at "
+            "the size of the batch. A network is certified example by example."
+        )

@@ -1,0 +1,252 @@
+"""The walk through a program: which activation each equation reads, and what bounds it.
+
+A value in the program is marked as one of the three parts of an activation, or known to depend on
+weights alone. Marks come out of doors and go into doors; K, and how long an activation can get, are
+composed on the way.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.extend.core
+import numpy as np
+from jax.core import Tracer
+
+from gloro_jax.lipschitz.doors import ANOTHER_ACTIVATION, NAME, Passage
+from gloro_jax.lipschitz.rounding import plus_up, times_up
+from gloro_jax.lipschitz.steps import Step, Steps, joined
+from gloro_jax.program.visit import Known, Visit
+
+# Equations that hold a program which is walked through in their place.
+_ENTERED = ("jit", "pjit", "remat", "remat2", "checkpoint", "closed_call", "core_call")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mark:
+    """One of the three parts of an activation, and which activation."""
+
+    part: Literal["value", "bound", "seal", "kept"]
+    branch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Branch:
+    """What is known of one activation: |value| <= lipschitz |x| + offset."""
+
+    lipschitz: float
+    offset: float
+    steps: Steps
+
+
+_PARTS: tuple[Any, ...] = ("value", "bound", "seal")
+
+
+class Walk:
+    """A walk through a program, with the marks of activations on its variables."""
+
+    def __init__(self, passages: list[Passage]) -> None:
+        self.passages = passages
+        self.branches: list[_Branch] = []
+        self.visits: dict[int, Visit] = {}
+
+    @property
+    def met(self) -> list[Passage]:
+        """The doors that were met, in order of their numbers."""
+        return [self.passages[number] for number in sorted(self.visits)]
+
+    def enter(self, closed: Any, leaves: Sequence[Any]) -> None:
+        """Walks through the whole program; `result` is then what comes out."""
+        kept = _Mark("kept", -1)
+        is_traced = [isinstance(const, Tracer) for const in closed.consts]
+        consts = [
+            kept if traced else Known(lambda const=const: const)
+            for const, traced in zip(closed.consts, is_traced, strict=True)
+        ]
+        inputs = [Known(lambda leaf=leaf: leaf) for leaf in leaves]
+        entering = self._new(_Branch(1.0, 0.0, ()))
+        found = self._run(closed.jaxpr, consts, [*inputs, *entering])
+        if [getattr(mark, "part", None) for mark in found] != list(_PARTS) or len(
+            {mark.branch for mark in found}
+        ) != 1:
+            raise ValueError(
+                "What the body returns is no activation with its own bound: " + _OUTSIDE
+            )
+        if any(is_traced):
+            raise TypeError(f"In the body, {ANOTHER_ACTIVATION}.")
+        self.result = self.branches[found[0].branch]
+
+    def _new(self, branch: _Branch) -> list[_Mark]:
+        self.branches.append(branch)
+        return [_Mark(part, len(self.branches) - 1) for part in _PARTS]
+
+    def _run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        known = dict(zip(jaxpr.constvars, consts, strict=True))
+        known |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(atom: Any) -> Any:
+            if isinstance(atom, jax.extend.core.Literal):
+                return Known(lambda: atom.val)
+            return known[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            known |= zip(equation.outvars, self._equation(equation, operands), strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, equation: Any, operands: list[Any]) -> Sequence[Any]:
+        primitive, params = equation.primitive.name, equation.params
+        if not any(isinstance(operand, _Mark) for operand in operands):
+            return _computed(equation, operands)
+        prefix, is_door, number = str(params.get("name", "")).rpartition(NAME)
+        if is_door and not prefix and number.isdecimal() and int(number) < len(self.passages):
+            return self._door(equation, operands, int(number))
+        if primitive in _ENTERED:
+            inner = params.get("jaxpr", params.get("call_jaxpr"))
+            consts = [Known(lambda const=const: const) for const in getattr(inner, "consts", [])]
+            return self._run(getattr(inner, "jaxpr", inner), consts, operands)
+        if primitive == "scan":
+            return self._scan(equation, operands)
+        raise ValueError(f"`{primitive}` in {_where(equation)} {_OUTSIDE}")
+
+    def _door(self, equation: Any, operands: list[Any], number: int) -> Sequence[Any]:
+        passage = self.passages[number]
+        count = len(passage.shapes)
+        parts = list(zip(*(operands[i * count : (i + 1) * count] for i in range(3)), strict=True))
+        others = operands[3 * count :]
+        for part in parts:
+            names = [getattr(mark, "part", None) for mark in part]
+            if names != list(_PARTS) or len({mark.branch for mark in part}) != 1:
+                raise ValueError(f"What enters {passage.layer} {_OUTSIDE}")
+        if any(isinstance(operand, _Mark) for operand in others):
+            raise TypeError(f"In {passage.layer}, {ANOTHER_ACTIVATION}.")
+        self._check_shapes(equation, passage)
+        visit = Visit(passage, equation.params["jaxpr"], others)
+        self.visits.setdefault(number, visit)
+        constant = visit.constant()
+        before = [self.branches[part[0].branch] for part in parts]
+        lipschitz = offset = 0.0
+        for branch in before:
+            lipschitz = plus_up(lipschitz, branch.lipschitz)
+            offset = plus_up(offset, branch.offset)
+        if len(before) == 2:
+            steps = joined(before[0].steps, before[1].steps)
+        else:
+            steps = (*before[0].steps, _step(passage, constant))
+            offset = plus_up(times_up(offset, constant), visit.length_at_zero())
+        return self._new(_Branch(times_up(lipschitz, constant), offset, steps))
+
+    def _check_shapes(self, equation: Any, passage: Passage) -> None:
+        count = len(passage.shapes)
+        shapes = [tuple(atom.aval.shape) for atom in equation.invars[: 2 * count]]
+        out = [tuple(atom.aval.shape) for atom in equation.outvars[:2]]
+        if shapes != [*passage.shapes, *[()] * count] or out != [passage.out, ()]:
+            raise ValueError(
+                f"{passage.layer} calls Bounded.apply or Bounded.add inside jax.vmap or nn.vmap, "
+                "which runs it on several slices or copies at once. The constant speaks of one, "
+                "and together they can move by more. Write the whole map as one function of one "
+                "activation, or keep the branches apart and join them with gj.Bounded.add."
+            )
+
+    def _scan(self, equation: Any, operands: list[Any]) -> Sequence[Any]:
+        params, inner = equation.params, equation.params["jaxpr"]
+        count = _unscanned(equation.outvars, inner.out_avals)
+        split = _unscanned(equation.invars, inner.in_avals) - count
+        consts, carry, rows = (
+            operands[:split],
+            operands[split : split + count],
+            operands[split + count :],
+        )
+        if any(isinstance(row, _Mark) for row in rows):
+            raise ValueError(f"`scan` in {_where(equation)} runs over an activation: it {_OUTSIDE}")
+        length, order = params["length"], range(params["length"])
+        carry, outside = self._without_steps(carry)
+        outputs: list[list[Any]] = []
+        first: dict[int, Steps] = {}
+        for turn in reversed(order) if params["reverse"] else order:
+            here = [Known(lambda row=row, turn=turn: row.get()[turn]) for row in rows]
+            known = [Known(lambda const=const: const) for const in inner.consts]
+            found = self._run(inner.jaxpr, known, [*consts, *carry, *here])
+            carry, out = found[:count], found[count:]
+            outputs.append(out)
+            if not first:
+                first = {i: self._steps(mark) for i, mark in enumerate(carry)}
+        for place, steps in outside.items():
+            self._wrap_steps(carry[place], steps, first.get(place, ()), length)
+        stacked = [
+            _stacked(list(column), is_reversed=params["reverse"])
+            for column in zip(*outputs, strict=True)
+        ]
+        return [*carry, *stacked]
+
+    def _without_steps(self, carry: list[Any]) -> tuple[list[Any], dict[int, Steps]]:
+        """The carry with fresh branches, whose steps begin here, and the steps so far by place."""
+        fresh: dict[int, list[_Mark]] = {}
+        places, steps = list(carry), {}
+        for place, mark in enumerate(carry):
+            if not isinstance(mark, _Mark) or mark.part == "kept":
+                continue
+            if mark.branch not in fresh:
+                branch = self.branches[mark.branch]
+                fresh[mark.branch] = self._new(dataclasses.replace(branch, steps=()))
+            if mark.part == "value":
+                steps[place] = self.branches[mark.branch].steps
+            places[place] = fresh[mark.branch][_PARTS.index(mark.part)]
+        return places, steps
+
+    def _steps(self, mark: Any) -> Steps:
+        is_value = isinstance(mark, _Mark) and mark.part == "value"
+        return self.branches[mark.branch].steps if is_value else ()
+
+    def _wrap_steps(self, mark: Any, before: Steps, once: Steps, length: int) -> None:
+        if isinstance(mark, _Mark) and mark.part == "value":
+            loop = Step("loop", (("length", length),), (once,))
+            branch = self.branches[mark.branch]
+            self.branches[mark.branch] = dataclasses.replace(branch, steps=(*before, loop))
+
+
+_OUTSIDE = (
+    "reads or makes an activation, or its bound, outside Bounded.apply and Bounded.add, so that "
+    "the two no longer belong together. That is so if jax.tree.map was applied to a Bounded, which "
+    "maps value and bound alike, or if its leaves were used. Write the function as "
+    "x.apply(fn, lipschitz=c), and join branches with gj.Bounded.add(a, b) "
+    "(docs/adding-a-layer.md)."
+)
+
+
+def _unscanned(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many operands or results of a scan are no slices: constants and the carry."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(atom.aval.shape) == len(aval.shape) for atom, aval in pairs)
+
+
+def _where(equation: Any) -> str:
+    return str(equation.source_info.name_stack) or "the body"
+
+
+def _step(passage: Passage, constant: float) -> Step:
+    if passage.step is not None and passage.step.op is not None:
+        return passage.step
+    return Step.of(None, layer=passage.kind, lipschitz=constant)
+
+
+def _computed(equation: Any, operands: list[Any]) -> list[Known]:
+    """The outputs of an equation that reads no activation; computed if somebody asks."""
+    found: list[Any] = []
+
+    def get(place: int) -> Any:
+        if not found:
+            params = equation.primitive.get_bind_params(equation.params)
+            out = equation.primitive.bind(*(operand.get() for operand in operands), **params)
+            found.append(out if equation.primitive.multiple_results else [out])
+        return found[0][place]
+
+    return [Known(lambda place=place: get(place)) for place in range(len(equation.outvars))]
+
+
+def _stacked(column: list[Any], *, is_reversed: bool) -> Any:
+    if any(isinstance(entry, _Mark) for entry in column):
+        return _Mark("kept", -1)
+    ordered = column[::-1] if is_reversed else column
+    return Known(lambda: np.stack([np.asarray(entry.get()) for entry in ordered]))

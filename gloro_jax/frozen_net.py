@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gloro_jax.gloro import GloroNet, read_out
+from gloro_jax.gloro import FrozenHead, GloroNet, read_out
 from gloro_jax.identity import (
     DIGEST_VERSION,
     digest_of,
@@ -165,8 +165,16 @@ class FrozenNet:
 
     def layer_norms(self) -> dict[str, float]:
         """The guaranteed norm of every linear layer, by its path; the largest of stacked ones."""
+        return {path: float(np.max(norms)) for path, norms in self.stored_norms().items()}
+
+    def head(self) -> FrozenHead:
+        """The head as executed, and its distances."""
+        return self._frozen["head"]
+
+    def stored_norms(self) -> dict[str, np.ndarray]:
+        """As `layer_norms`, with a norm for each of stacked layers."""
         return {
-            path.removesuffix("/linear"): float(np.max(node.norm))
+            path.removesuffix("/linear"): np.asarray(node.norm)
             for path, node in named_nodes(self._frozen)
             if isinstance(node, FrozenLinear)
         }

@@ -562,16 +562,16 @@ def _check(path, data, run):
     for name, proved in {"K": bound, **network.norms}.items():
         if claimed[name] > proved * (1 + 1e-6):
             notes.append(f"{name} is claimed to be {claimed[name]:.9g}; {proved:.9g} is proved")
-    if weaker:
-        notes.append(f"of {weaker} points less is claimed than is proved")
-    summary, exact = header["summary"], header["epsilon"]
-    whose = f"those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
+    summary, exact, split = header["summary"], header["epsilon"], header["source"]["split"]
+    notes += [f"of {weaker} points less is claimed than is proved"] * (weaker > 0)
+    notes += [f"the {split} split is no test: a network may know it by heart"] * (split != "test")
+    whose = f", those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
     words = [
         f"CONFIRMED: {len(inputs)} points, K <= {bound:.9g}. At epsilon {exact['numerator']}/"
         f"{exact['denominator']} ({epsilon:.4g}), {summary['certified']} are certified, "
         f"{summary['verified']} of them with the label they have: "
         f"VRA {summary['verified'] / len(inputs):.4f}",
-        f"labels and inputs: {whose or 'as the file has them'}; "
+        f"labels and inputs: {plain(split)} split{whose or ', as the file has them'}; "
         f"weights: {'those of the run' if run else 'as the file has them'}",
         *(plain(f"note: {note}") for note in notes),
     ]

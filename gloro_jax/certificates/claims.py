@@ -7,21 +7,19 @@ it is the least one they can.
 """
 
 import itertools
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from gloro_jax.certificates import check_certificate as checker
-from gloro_jax.lipschitz.geometry import Pads, tap_table
-from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
-from gloro_jax.lipschitz.stride_one import in_cells
 
 _TWISTS = [[y, x] for y, x in itertools.product((0, 1), repeat=2)]
-_LANCZOS_TOL = 1e-3
 _ZERO = 1e-30
 
 
-def claim_norm(step: dict[str, Any], kernel: np.ndarray, *, stored: float) -> dict[str, Any]:
+def claim_norm(
+    step: dict[str, Any], kernel: np.ndarray, *, stored: float, lower: float
+) -> dict[str, Any]:
     """A claim that the checker proves, as small as it can be and no smaller than `stored`.
 
     Beside "upper" it says "lower", about the largest singular value from below: how much is lost.
@@ -30,13 +28,14 @@ def claim_norm(step: dict[str, Any], kernel: np.ndarray, *, stored: float) -> di
         step: the layer, as the file describes it.
         kernel: its float32 kernel.
         stored: the guaranteed norm that `freeze` found.
+        lower: the norm as found from below.
 
     Raises:
         ValueError: if no bound can be proved.
     """
     exact = kernel.astype(np.float64)
     about: dict[str, Any] = {
-        "lower": _lower(step, exact),
+        "lower": lower,
         "kernel_sha256": checker.digest(kernel),
         "shape": list(kernel.shape),
         **{name: step[name] for name in checker.GEOMETRY if name in step},
@@ -61,27 +60,3 @@ def _methods(step: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"method": "matrix"}]
     tori = [{"method": "torus", "twist": twist} for twist in _TWISTS]
     return [{"method": "matrix"}, {"method": "gram"}, *tori]
-
-
-def _lower(step: dict[str, Any], kernel: np.ndarray) -> float:
-    if step["op"] == "scale":
-        return abs(float(kernel.reshape(())))
-    if step["op"] == "dense":  # a convolution of one pixel
-        pixel = {"image_size": (1, 1), "strides": (1, 1), "pads": ((0, 0), (0, 0)), "groups": 1}
-        return _lower({"op": "conv", **pixel}, kernel[None, None])
-    size, strides = tuple(step["image_size"]), tuple(step["strides"])
-    pads = cast(Pads, tuple(map(tuple, step["pads"])))
-    largest = float(np.abs(kernel).max(initial=0.0))
-    if largest == 0 or not (tap_table(size, kernel.shape[:2], strides, pads) >= 0).any():
-        return 0.0
-    values = []
-    for part in np.split(kernel / largest, step["groups"], axis=3):
-        case = in_cells(part, image_size=size, strides=strides, pads=pads)
-        linear = StrideOne(
-            case.kernel.astype(np.float32),
-            image_size=case.image_size,
-            pads=case.pads,
-            is_input=case.is_input,
-        )
-        values.append(largest_singular_vectors(linear, tol=_LANCZOS_TOL)[0])
-    return largest * max(values)

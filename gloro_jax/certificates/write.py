@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from gloro_jax.alarms import lower_norms, norm_alarm
 from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.certificates.claims import claim_norm
 from gloro_jax.certificates.describe import describe, weights
@@ -92,8 +93,8 @@ def write(
     Raises:
         FileExistsError: if `out` exists.
         TypeError: if an array has the wrong type.
-        ValueError: if images, labels or epsilon do not fit, a layer has no proof, or the float32
-            network disagrees with the network in the file.
+        ValueError: if images, labels or epsilon do not fit, a layer has no proof, a stored norm is
+            refuted from below, or the float32 network disagrees with the network in the file.
     """
     path, exact = Path(out), as_fraction(epsilon)
     _check(path, frozen, images, labels)
@@ -159,11 +160,16 @@ def _network(frozen: FrozenNet, on_progress: Callable[[str, int], None]) -> tupl
     header["input"] = {"shape": header["input"]}
     arrays = weights(frozen)
     network, stored, claims = checker.Network(header, arrays), frozen.layer_norms(), {}
+    lower = lower_norms(frozen)
+    if alarm := norm_alarm(frozen, lower):
+        raise ValueError(alarm)
     for step in network.linear:
         layer = step["layer"]
         if layer not in claims:
             kernel = arrays[step["kernel"]]
-            claims[layer] = claim_norm(step, kernel, stored=stored[layer])
+            claims[layer] = claim_norm(
+                step, kernel, stored=stored[layer], lower=float(lower[layer])
+            )
         on_progress("layer", 1)
     network.norms = {layer: claim["upper"] for layer, claim in claims.items()}
     header |= {

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import certificates, runs
+from gloro_jax.alarms import norm_alarm
 from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.cli.evaluate import data_config
 from gloro_jax.cli.words import parse
@@ -21,8 +22,9 @@ class CheckOptions:
     """Prove a certificate file again, from the arrays in it.
 
     The file alone is a theorem about its own weights, inputs and labels. --run compares the layers
-    and weights with a run, --data the inputs and labels with a data set. Exits with status 1 if the
-    file is refused. check_certificate.py does the same without this library.
+    and weights with a run, and tests that run's stored norms from below; --data compares the inputs
+    and labels with a data set. Exits with status 1 if the file is refused. check_certificate.py
+    does the same without this library, --run apart.
 
     Attributes:
         file: the certificate.
@@ -44,12 +46,15 @@ def check(words: list[str]) -> int:
     options: CheckOptions = parse(CheckOptions, "check", words)
     if not options.file.is_file():
         raise FileNotFoundError(f"{options.file} is not there.")
-    network = None
+    network, alarm = None, ""
     if options.run is not None:
         frozen = runs.load(options.run, checkpoint=options.checkpoint)
         network = (certificates.describe(frozen), certificates.weights(frozen))
+        alarm = norm_alarm(frozen)
     console = Console(highlight=False, soft_wrap=True)
     try:
+        if alarm:
+            raise certificates.Refused(f"the norms of {options.run} are false: {alarm}")
         data = None if options.data is None else _data(options)
         proved = certificates.check(options.file, data=data, run=network)
     except certificates.Refused as refusal:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from gloro_jax import certificates, runs
+from gloro_jax.alarms import norm_alarm
 from gloro_jax.cli.words import parse
 from gloro_jax.data.dataset import DataConfig, Split
 from gloro_jax.data.sources import open_data, open_test_split
@@ -165,7 +166,7 @@ def attack(words: list[str]) -> int:
     table = summary(report, title=opened.title)
     add_attack_rows(table, report, inside, at_epsilon)
     Console(highlight=False).print(table)
-    return verdict(inside)
+    return verdict(opened.frozen, inside)
 
 
 def open_run(run: Path, selection: Selection) -> Opened:
@@ -248,12 +249,15 @@ def attack_twice(
         return run(report.radii), run(report.epsilon)
 
 
-def verdict(inside: AttackReport) -> int:
-    """The exit status: 1 if a certificate was refuted."""
-    if not inside.successes:
-        return 0
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]{inside.successes} certificates are refuted.[/] This is a bug in gloro-jax, or "
-        "the run folder was forged. Please report it with the run folder (SECURITY.md)."
-    )
-    return 1
+def verdict(frozen: FrozenNet, inside: AttackReport) -> int:
+    """The exit status: 1 if a certificate, or a stored norm, was refuted."""
+    console, alarm = Console(stderr=True, highlight=False, soft_wrap=True), norm_alarm(frozen)
+    if alarm:
+        console.print(f"[bold red]{escape(alarm)}[/]")
+    if inside.successes:
+        console.print(
+            f"[bold red]{inside.successes} certificates are refuted.[/] This is a bug in "
+            "gloro-jax, or the run folder was forged. Please report it with the run folder "
+            "(SECURITY.md)."
+        )
+    return 1 if alarm or inside.successes else 0

@@ -85,7 +85,8 @@ def _verdict(findings: list[Findings]) -> int:
     for one in alarms:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"[bold red]ALARM, {escape(one.name)}:[/] {one.refuted} certificates refuted; slope "
-            f"{one.tightness.lower:g} found against a bound of {one.tightness.upper:g}. This is a "
-            "bug in gloro-jax, or the run folder was forged (SECURITY.md)."
+            f"{one.tightness.lower:g} found against a bound of {one.tightness.upper:g}. "
+            f"{escape(one.norm_alarm)} This is a bug in gloro-jax, or the run folder was forged "
+            "(SECURITY.md)."
         )
     return 1 if alarms else 0

@@ -139,7 +139,7 @@ def demo(words: list[str]) -> int:
     add_attack_rows(table, report, inside, at_epsilon)
     console.print(table)
     console.print(norms(opened.frozen))
-    return verdict(inside)
+    return verdict(opened.frozen, inside)
 
 
 def _fit(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gloro_jax import runs
+from gloro_jax.alarms import norm_alarm
 from gloro_jax.data.dataset import Split
 from gloro_jax.evaluation.attacks import AttackReport, attack
 from gloro_jax.evaluation.tightness import Tightness, tightness
@@ -33,6 +34,7 @@ class Findings:
         attack: the nearest change of prediction found around each of those, up to `reach`.
         reach: how far the attack searched.
         tightness: of the Lipschitz bound.
+        norm_alarm: what is wrong with the stored norms, in words; empty if nothing is.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Findings:
     attack: AttackReport
     reach: float
     tightness: Tightness
+    norm_alarm: str = ""
 
     @property
     def refuted(self) -> int:
@@ -58,7 +61,7 @@ class Findings:
     @property
     def is_alarm(self) -> bool:
         """Whether anything here refutes the certificates."""
-        return self.refuted > 0 or self.tightness.is_alarm
+        return self.refuted > 0 or self.tightness.is_alarm or bool(self.norm_alarm)
 
     @property
     def class_names(self) -> list[str]:
@@ -117,6 +120,7 @@ def look_at(
         attack=found,
         reach=reach,
         tightness=tightness(frozen, split.images),
+        norm_alarm=norm_alarm(frozen),
     )
 
 

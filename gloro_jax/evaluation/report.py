@@ -52,6 +52,7 @@ def _described(one: Findings) -> dict[str, Any]:
         "withstood": float(one.accuracy_under_attack([report.epsilon])[0]),
         "median_radius": float(np.median(report.radii)),
         "refuted": one.refuted,
+        "norm_alarm": one.norm_alarm,
         "lipschitz": one.frozen.lipschitz,
         "tightness": one.tightness,
         "norms": _norms(one),

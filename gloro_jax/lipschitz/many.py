@@ -5,16 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.lipschitz.norms import UpperBound, check_bound, power_iteration
+from gloro_jax.lipschitz.lower import lower_bound, refutes
+from gloro_jax.lipschitz.norms import UpperBound, check_bound
 from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling
 
 _OURS = (Matrix, Convolution, Scaling)
-# Rounds of power iteration on an operator of one's own, and what float32 may add to what it finds.
-_ROUNDS = 10
-_ROUNDING = 1e-4
 # From this many weights on, a norm takes seconds, and a process is worth its start.
 _LARGE = 2**19
 
@@ -45,6 +42,12 @@ def norms(
     return bounds
 
 
+def lower_norms(operator: Operator) -> np.ndarray:
+    """The norm from below of an operator, or of each that `nn.scan` stacked."""
+    lead = np.shape(operator.kernel)[: np.ndim(operator.kernel) - operator.kernel_ndim]
+    return np.array([lower_bound(single) for single in _unstacked(operator)]).reshape(lead)
+
+
 def _each(operators: list[Operator]) -> Iterator[float]:
     workers = min(os.cpu_count() or 1, sum(o.kernel.size >= _LARGE for o in operators))
     if workers < 2:
@@ -62,24 +65,15 @@ def _norm(operator: Operator) -> float:
         raise TypeError(
             f"{type(operator).__name__}.norm() must return a gj.UpperBound, a number that is "
             f"proved from above; got {type(norm).__name__}. Power iteration errs low and "
-            "proves nothing: use gj.matrix_norm or gj.conv_norm, or UpperBound(c) with a proof of c."
+            "proves nothing: use gj.matrix_norm or gj.conv_norm, or an UpperBound with a proof."
         )
     check_bound(norm.value, name=f"The norm of {type(operator).__name__}")
-    if type(operator) not in _OURS:
-        _refute(operator, float(norm))
-    return float(norm)
-
-
-def _refute(operator: Operator, norm: float) -> None:
-    """Raises a ValueError if power iteration finds more than an operator of one's own says."""
-    start = np.random.default_rng(0).standard_normal(operator.input_shape)
-    start = jnp.asarray(start, jnp.float32)
-    found = float(power_iteration(lambda v: operator(v[None])[0], start, steps=_ROUNDS))
-    if found > norm * (1 + _ROUNDING):
+    if type(operator) not in _OURS and refutes(found := lower_bound(operator), float(norm)):
         raise ValueError(
-            f"{type(operator).__name__}.norm() says {norm:.9g}, but a vector is stretched by "
-            f"{found:.9g}: it is no upper bound. Use gj.matrix_norm or gj.conv_norm, or correct it."
+            f"{type(operator).__name__}.norm() says {float(norm):.9g}, but a vector is stretched "
+            f"by {found:.9g}: it is no upper bound. Use gj.matrix_norm or gj.conv_norm, or mend it."
         )
+    return float(norm)
 
 
 def _unstacked(operator: Operator) -> list[Operator]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
 from gloro_jax.platforms import jit
 
@@ -65,5 +66,7 @@ def _certify(frozen: FrozenNet, x: Array, epsilon: Array) -> Certificate:
     radius = certified_radius(logits)
     is_sane = frozen.is_sane(x)
     # A traced epsilon could not be looked at before.
-    slack = jnp.where(is_sane & (epsilon > 0), slack, -jnp.inf)
-    return Certificate(logits.prediction, jnp.where(is_sane, radius, 0.0), slack > 0, slack)
+    is_sane = is_sane & (epsilon > 0) & is_finite(epsilon)
+    slack = jnp.where(is_sane, slack, -jnp.inf)
+    radius = jnp.where(is_sane, radius, 0.0)
+    return Certificate(logits.prediction, radius, is_sane & (slack > 0), slack)

@@ -21,10 +21,10 @@ from gloro_jax.identity import (
 )
 from gloro_jax.layers.base import FrozenLinear
 from gloro_jax.lipschitz.norms import UpperBound
-from gloro_jax.lipschitz.rounding import float32_up
+from gloro_jax.lipschitz.rounding import float32_up, is_finite
 from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import GloroLogits
-from gloro_jax.platforms import check_arithmetic, jit, keeps_nan_and_infinity
+from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
 from gloro_jax.program import Program, body_of, trace
 
 # Far enough below the largest float32 for the sums inside a layer.
@@ -114,7 +114,8 @@ class FrozenNet:
         """
         axes = tuple(range(x.ndim - len(self.input_shape), x.ndim))
         squares = jnp.sum(jnp.square(x), axis=axes)
-        return (squares <= jnp.square(self._longest)) & keeps_nan_and_infinity(squares)
+        is_short = is_finite(squares) & (squares <= jnp.square(self._longest))
+        return is_short & follows_ieee(squares)
 
     def check_images(self, x: Any) -> Array:
         """`x` as an array, or a TypeError or ValueError if its type or shape does not fit."""

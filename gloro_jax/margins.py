@@ -19,6 +19,7 @@ from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number
 from gloro_jax.lipschitz.rounding import (
     divide_down,
     float32_up,
+    is_finite,
     multiply_up,
     next_up,
     subtract_down,
@@ -197,5 +198,5 @@ def _mask(values: Array, index: Array, fill: float) -> Array:
 
 
 def _is_sane(logits: GloroLogits, constants: Array) -> Array:
-    are_bounds = (jnp.isfinite(constants) & (constants >= 0)).all(axis=-1)
-    return jnp.isfinite(logits.values).all(axis=-1) & are_bounds
+    are_bounds = (is_finite(constants) & (constants >= 0)).all(axis=-1)
+    return is_finite(logits.values).all(axis=-1) & are_bounds

@@ -36,33 +36,38 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def keeps_nan_and_infinity(numbers: Any) -> Any:
-    """Whether a program that holds this tells NaN and infinity from numbers, element by element.
+def follows_ieee(numbers: Any) -> Any:
+    """Whether the program that holds this rounds as IEEE 754 says, for each of `numbers` >= 0.
 
-    XLA can be told to assume that there are none (`--xla_cpu_enable_fast_math`), and then a check
-    for them says nothing. So the check is itself checked, in the same program, on values that
-    depend on its input and that no compiler can compute beforehand.
-
-    Args:
-        numbers: of at least 0, any array.
+    XLA can be told not to (`--xla_cpu_enable_fast_math`, or an option of one `jit`): it then
+    reorders sums and assumes that there are neither NaN nor infinities, so that rounding against
+    us, and a check for NaN, mean nothing. A one that is added to a number too large to hold it, and
+    the number taken off again, leaves 0, and 1 where sums are reordered. It depends on the
+    program's input, so no compiler can compute it beforehand.
     """
-    nan, huge = jnp.sqrt(-1 - numbers), (1 + numbers) * 3e38 * 10
-    finds = ~jnp.isfinite(nan) & ~jnp.isfinite(huge) & ~jnp.isfinite(-huge)
-    return finds & ~(nan > 0) & ~(nan <= 0) & (nan != nan)
+    large = 2.0**26 * (1 + numbers)
+    return (large + 1) - large == 0
 
 
 @functools.cache
 def check_arithmetic() -> None:
-    """Raises a RuntimeError, once and for all in a process, if XLA drops NaN and infinities."""
+    """Raises a RuntimeError, once and for all in a process, if XLA does not follow IEEE 754."""
+
+    def passes(numbers: Any) -> Any:
+        nan = jnp.sqrt(-1 - numbers)
+        finds = ~jnp.isfinite(nan) & ~jnp.isfinite(1 / (numbers - numbers)) & ~(nan > 0)
+        return follows_ieee(numbers) & finds & (nan != nan)
+
     # Apart from whatever is being traced: a program of its own, on the platform that is used.
     with jax.ensure_compile_time_eval():
-        keeps = jax.jit(keeps_nan_and_infinity, compiler_options=compiler_options())
-        is_kept = bool(keeps(jnp.asarray([0.0, 1.0], jnp.float32)).all())
-    if not is_kept:
+        compiled = jax.jit(passes, compiler_options=compiler_options())
+        is_sound = bool(compiled(jnp.asarray([0.0, 1.0], jnp.float32)).all())
+    if not is_sound:
         raise RuntimeError(
-            "XLA compiles here as if there were neither NaN nor infinity, so what must not be "
-            "certified could be. Take flags such as --xla_cpu_enable_fast_math out of the "
-            f"environment variable XLA_FLAGS; it is {os.environ.get('XLA_FLAGS', '')!r}."
+            "XLA compiles here as if sums could be reordered and there were neither NaN nor "
+            "infinity, so what must not be certified could be. Take flags such as "
+            "--xla_cpu_enable_fast_math out of the environment variable XLA_FLAGS; it is "
+            f"{os.environ.get('XLA_FLAGS', '')!r}."
         )
 
 

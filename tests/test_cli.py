@@ -62,6 +62,7 @@ def test_a_certificate_file_is_written_checked_and_refused(trained, capsys, tmp_
     assert code == 0
     assert "At epsilon 1/5" in out
     assert "359 of its 359 images; weights: those of the run" in out
+    assert "test split, those of the data" in out
     code, _, err = run(capsys, *words, "--out", file)
     assert code == 2
     assert "--out takes a new file" in err
@@ -151,6 +152,40 @@ def test_a_refuted_certificate_fails_the_command(trained, capsys, monkeypatch):
     assert code == 1
     assert "ALARM, run: 2" in err or "ALARM, run: 1" in err
     assert "A certificate on this page is refuted" in page.read_text()
+
+
+def test_a_norm_five_percent_too_low_fails_the_commands_that_can_see_it(
+    trained, capsys, monkeypatch, tmp_path
+):
+    file = str(tmp_path / "c")
+    assert run(capsys, "certify", str(trained), "--epsilon", "1/5", "--out", file)[0] == 0
+    layer = next(iter(runs.load(trained).layer_norms()))
+    broken = with_too_small_a_bound(runs.load(trained), factor=1.05, layer=layer)
+    monkeypatch.setattr(runs, "load", lambda run, checkpoint="best": broken)
+    code, out, _ = run(capsys, "check", file, "--run", str(trained))
+    assert code == 1
+    assert f"REFUSED {file}: the norms of {trained} are false: ALARM" in out
+    code, _, err = run(capsys, "attack", str(trained), "--steps", "1", "--examples", "2")
+    assert code == 1
+    assert "ALARM" in err
+    assert layer in err
+    code, _, err = run(capsys, "certify", str(trained), "--out", str(tmp_path / "d"))
+    assert code == 2
+    assert "ALARM" in err
+    assert not (tmp_path / "d").exists()
+    code, _, err = run(capsys, "report", str(trained), "--steps", "1", "--examples", "2")
+    assert code == 1
+    assert "stored norms lie below" in err
+
+
+def test_the_checker_says_which_split_it_confirmed(trained, capsys, tmp_path):
+    file = str(tmp_path / "c")
+    words = ["certify", str(trained), "--epsilon", "1/5", "--split", "train"]
+    assert run(capsys, *words, "--out", file, "--no-inputs")[0] == 0
+    code, out, _ = run(capsys, "check", file, "--run", str(trained), "--data", "digits")
+    assert code == 0
+    assert "train split, those of the data" in out
+    assert "the train split is no test: a network may know it by heart" in out
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.layers.base import Collect, Frozen
 from gloro_jax.lipschitz.bounded import Bounded
-from gloro_jax.lipschitz.operators import Matrix
+from gloro_jax.lipschitz.operators import Matrix, Operator
+from gloro_jax.pytrees import pytree_dataclass
 from tests.draws import key, uniform
 
 
@@ -250,6 +251,93 @@ def test_a_layer_that_changes_its_mind_runs_as_it_was_frozen():
         again = frozen(jnp.ones((count, 2, 2, 1)))
         np.testing.assert_allclose(again.values[0], before.values[0], rtol=1e-6)
         assert float(again.lipschitz) == float(before.lipschitz)
+
+
+KERNEL = np.diag([3.0, 1.0, 1.0, 1.0]).astype(np.float32)
+
+
+def start():
+    """A direction that power iteration leaves slowly: it finds 1.5 where the truth is 3."""
+    return jnp.asarray([0.1, 1.0, 1.0, 1.0])
+
+
+def estimated(x):
+    def stretch(v):
+        return v @ jnp.asarray(KERNEL)
+
+    return x.apply(stretch, lipschitz=gj.power_iteration(stretch, start(), steps=1))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_estimate_given_to_apply_does_not_freeze_and_names_the_layer(nested):
+    class Estimating(layers.LipschitzLayer):
+        def __call__(self, x):
+            return estimated(x)
+
+    inner = layers.Residual(Estimating()) if nested else Estimating()
+    body = nn.Sequential([layers.Dense(4), inner])
+    net, x = gj.GloroNet(body, num_classes=2), jnp.ones((1, 4))
+    variables = net.init(key(0), x, norms=NORMS)
+    with pytest.raises(TypeError, match=r"layers_1.*Estimating.* gives Bounded.apply an Estimate"):
+        gj.freeze(net, variables, input_shape=(4,))
+    logits = net.apply(variables, x, norms=NORMS)
+    assert isinstance(logits.lipschitz, gj.Estimate)
+
+
+@pytree_dataclass()
+class Own(Operator):
+    kernel: object
+    kernel_ndim = 2
+
+    @property
+    def input_shape(self):
+        return (4,)
+
+    def __call__(self, values, *, precision=None):
+        return jnp.matmul(values, self.kernel, precision=precision)
+
+    def norm(self):
+        return NORM_OF_OWN[0](np.asarray(self.kernel))
+
+
+NORM_OF_OWN = {0: gj.matrix_norm}
+
+
+@pytest.mark.parametrize(
+    ("norm", "error", "message"),
+    [
+        (lambda k: gj.power_iteration(lambda v: v @ k, start(), steps=1), TypeError, "UpperBound"),
+        (
+            lambda k: float(np.linalg.norm(k, 2)),
+            TypeError,
+            "Own.norm.. must return a gj.UpperBound",
+        ),
+        (lambda k: np.linalg.norm(k, 2), TypeError, "must return a gj.UpperBound"),
+        (lambda k: gj.UpperBound(-3.0), ValueError, "at least 0"),
+        (lambda k: jax.tree.map(lambda _: np.nan, gj.UpperBound(3.0)), ValueError, "at least 0"),
+        (lambda k: gj.UpperBound(1.53), ValueError, "stretched by 2.99"),
+        (lambda k: gj.UpperBound(2.99), ValueError, "no upper bound"),
+    ],
+)
+def test_an_operator_of_ones_own_returns_a_true_upper_bound_or_does_not_freeze(
+    norm, error, message, monkeypatch
+):
+    class Layer(layers.LipschitzLayer):
+        @nn.compact
+        def __call__(self, x):
+            def make():
+                return layers.Linear(Own(self.param("kernel", lambda _: jnp.asarray(KERNEL))))
+
+            return self.apply_linear(x, make)
+
+    net, x = gj.GloroNet(Layer(), num_classes=2), jnp.ones((1, 4))
+    variables = net.init(key(0), x, norms=NORMS)
+    honest = gj.freeze(net, variables, input_shape=(4,))
+    assert 3.0 <= honest.lipschitz < 3.0001
+    assert gj.certify(honest, np.float32([[1, 0, 0, 0]]), epsilon=1e-6).is_certified[0]
+    monkeypatch.setitem(NORM_OF_OWN, 0, norm)
+    with pytest.raises(error, match=message):
+        gj.freeze(net, variables, input_shape=(4,))
 
 
 def test_a_layer_with_two_operators_is_refused():

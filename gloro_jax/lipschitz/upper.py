@@ -48,7 +48,7 @@ def matrix_norm(matrix: np.ndarray) -> UpperBound:
     if scale == 0.0:
         return UpperBound(0.0)
     gram, error = product_gram(scaled)
-    return _unscaled(eigenvalue_bound(gram, forming_error=error), scale)
+    return _unscaled(eigenvalue_bound(gram, forming_error=error), scale, scaled[None])
 
 
 def conv_norm(
@@ -102,7 +102,8 @@ def conv_norm(
     if not 1e-7 <= tol < 1:
         raise ValueError(f"tol is a relative excess between 1e-7 and 1, got {tol}.")
     parts = np.split(scaled, groups, axis=3)
-    return _unscaled(max(_conv_norm_squared(part, size, steps, pads, tol) for part in parts), scale)
+    squared = max(_conv_norm_squared(part, size, steps, pads, tol) for part in parts)
+    return _unscaled(squared, scale, scaled.reshape(-1, *scaled.shape[2:]))
 
 
 def average_pool_norm(*, image_size: Pair, window: Pair, strides: Pair, pads: Pads) -> float:
@@ -179,5 +180,12 @@ def _power_of_two_scaled(exact: np.ndarray) -> tuple[np.ndarray, float]:
     return np.ldexp(exact, -round(np.log2(scale))), scale
 
 
-def _unscaled(norm_squared: float, scale: float) -> UpperBound:
-    return UpperBound(up(scale * up(float(np.sqrt(norm_squared)))))
+def _unscaled(norm_squared: float, scale: float, taps: np.ndarray) -> UpperBound:
+    """The norm; where LAPACK failed to prove any, the sum of the Frobenius norms of `taps`.
+
+    Each tap is a matrix from channels to channels, applied to a part of the pixels and moved.
+    """
+    norm = up(float(np.sqrt(norm_squared)))
+    if not np.isfinite(norm):
+        norm = float(np.sqrt(np.square(taps).sum(axis=(1, 2))).sum()) * (1 + 1e-9)
+    return UpperBound(up(scale * norm))

@@ -277,3 +277,15 @@ def test_same_padding_is_that_of_xla(image, k, stride):
     expected = jax.lax.padtype_to_pads(image, (k, k), (stride, stride), "SAME")
     pads = resolve_padding("SAME", image_size=image, window=(k, k), strides=(stride, stride))
     assert [tuple(p) for p in pads] == [tuple(int(v) for v in p) for p in expected]
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_where_lapack_fails_the_bound_is_loose_and_finite(strides, monkeypatch):
+    rng = np.random.default_rng(0)
+    kernel, matrix = rng.standard_normal((3, 3, 2, 4)), rng.standard_normal((5, 4))
+    options = {"image_size": (6, 5), "strides": strides, "padding": 1, "groups": 2}
+    honest = float(conv_norm(kernel, **options)), float(matrix_norm(matrix))
+    monkeypatch.setattr(upper, "eigenvalue_bound", lambda *_, **__: np.inf)
+    loose = float(conv_norm(kernel, **options)), float(matrix_norm(matrix))
+    for found, truth in zip(loose, honest, strict=True):
+        assert truth * (1 - 1e-6) <= found < 10 * truth

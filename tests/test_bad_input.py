@@ -51,6 +51,27 @@ CASES = {
         ("ValueError", "End it with Flatten"),
     "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding='same')":
         ("ValueError", "padding is 'SAME'"),
+    "gj.matrix_norm(1j * np.eye(2))": ("TypeError", "real numbers, got type complex128"),
+    "gj.conv_norm(np.ones((1, 1, 1, 1), complex), image_size=(5, 5), strides=1, padding=0)":
+        ("TypeError", "real numbers, got type complex128"),
+    "gj.matrix_norm(np.array([['1', '2']]))": ("TypeError", "real numbers, got type <U1"),
+    "gj.matrix_norm(np.eye(2, dtype=object))": ("TypeError", "real numbers, got type object"),
+    "gj.matrix_norm(np.eye(2) > 0)": ("TypeError", "real numbers, got type bool"),
+    "gj.matrix_norm(np.ma.masked_array(np.eye(2), np.eye(2) > 0))": ("TypeError", "a masked array"),
+    "gj.matrix_norm(np.array([[2**24 + 1]]))": ("ValueError", "integers beyond 2^24"),
+    "gj.matrix_norm(np.eye(2, dtype=np.longdouble) / 3)": ("ValueError", "that float64 rounds"),
+    "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding=1.5)":
+        ("ValueError", "padding is 'SAME'"),
+    "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding=((0.5, 1), (1, 1)))":
+        ("ValueError", "padding is 'SAME'"),
+    "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1.5, padding=1)":
+        ("ValueError", "strides is a positive integer"),
+    "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding=1, groups=1.0)":
+        ("ValueError", "groups is a positive integer"),
+    "gj.UpperBound(-5.0)": ("ValueError", "at least 0, got -5.0"),
+    "gj.UpperBound(1j)": ("TypeError", "one real number, got complex"),
+    "gj.certified_radius(gj.GloroLogits(x[0, 0], gj.UpperBound(1.0), np.zeros((3, 3), np.float32)))":
+        ("ValueError", "head distances (2, 2), got (3, 3)"),
     "gj.matrix_norm(np.ones(3))": ("ValueError", "matrix must have 2 axes"),
     "Split(images + 2, labels)": ("ValueError", "lie in [0, 1], got values from 2.0"),
     "Split(images * np.nan, labels)": ("ValueError", "4 of 4 hold NaN or infinite pixels"),

@@ -67,9 +67,7 @@ class Walk:
         inputs = [Known(lambda leaf=leaf: leaf) for leaf in leaves]
         entering = self._new(_Branch(1.0, 0.0, ()))
         found = self._run(closed.jaxpr, consts, [*inputs, *entering])
-        if [getattr(mark, "part", None) for mark in found] != list(_PARTS) or len(
-            {mark.branch for mark in found}
-        ) != 1:
+        if not _are_twins(found):
             raise ValueError(
                 "What the body returns is no activation with its own bound: " + _OUTSIDE
             )
@@ -116,8 +114,7 @@ class Walk:
         parts = list(zip(*(operands[i * count : (i + 1) * count] for i in range(3)), strict=True))
         others = operands[3 * count :]
         for part in parts:
-            names = [getattr(mark, "part", None) for mark in part]
-            if names != list(_PARTS) or len({mark.branch for mark in part}) != 1:
+            if not _are_twins(part):
                 raise ValueError(f"What enters {passage.layer} {_OUTSIDE}")
         if any(isinstance(operand, _Mark) for operand in others):
             raise TypeError(f"In {passage.layer}, {ANOTHER_ACTIVATION}.")
@@ -219,6 +216,12 @@ def _unscanned(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     """How many operands or results of a scan are no slices: constants and the carry."""
     pairs = zip(outside, inside, strict=True)
     return sum(len(atom.aval.shape) == len(aval.shape) for atom, aval in pairs)
+
+
+def _are_twins(parts: Sequence[Any]) -> bool:
+    """Whether these are the value, the bound and the seal of one activation."""
+    names = [getattr(mark, "part", None) for mark in parts]
+    return names == list(_PARTS) and len({mark.branch for mark in parts}) == 1
 
 
 def _where(equation: Any) -> str:

@@ -289,3 +289,13 @@ def test_where_lapack_fails_the_bound_is_loose_and_finite(strides, monkeypatch):
     loose = float(conv_norm(kernel, **options)), float(matrix_norm(matrix))
     for found, truth in zip(loose, honest, strict=True):
         assert truth * (1 - 1e-6) <= found < 10 * truth
+
+
+def test_numpys_integers_are_integers_and_exact_types_are_taken_as_they_are():
+    kernel = np.ones((3, 3, 1, 1), np.int8)
+    options = {"image_size": np.array([5, 5]), "strides": np.int32(1)}
+    expected = float(conv_norm(kernel, image_size=(5, 5), strides=1, padding=((1, 1), (1, 1))))
+    for padding in (np.int64(1), ((np.int8(1), 1), (1, 1)), np.ones((2, 2), int), 1):
+        assert float(conv_norm(kernel, **options, padding=padding)) == expected
+    for dtype in (np.float16, jnp.bfloat16, np.float32, np.int64, np.uint8):
+        assert float(matrix_norm(np.eye(2).astype(dtype))) == float(matrix_norm(np.eye(2)))

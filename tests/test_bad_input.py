@@ -70,7 +70,7 @@ CASES = {
         ("ValueError", "groups is a positive integer"),
     "gj.UpperBound(-5.0)": ("ValueError", "at least 0, got -5.0"),
     "gj.UpperBound(1j)": ("TypeError", "one real number, got complex"),
-    "gj.certified_radius(gj.GloroLogits(x[0, 0], gj.UpperBound(1.0), np.zeros((3, 3), np.float32)))":
+    "gj.certified_radius(gj.GloroLogits(x[0, 0], gj.UpperBound(1.0), jnp.zeros((3, 3))))":
         ("ValueError", "head distances (2, 2), got (3, 3)"),
     "gj.matrix_norm(np.ones(3))": ("ValueError", "matrix must have 2 axes"),
     "Split(images + 2, labels)": ("ValueError", "lie in [0, 1], got values from 2.0"),

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -291,12 +292,20 @@ def test_where_lapack_fails_the_bound_is_loose_and_finite(strides, monkeypatch):
         assert truth * (1 - 1e-6) <= found < 10 * truth
 
 
+@pytest.fixture
+def untyped():
+    """Without the hook that checks annotations in tests, as users call."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("untyped")
 def test_numpys_integers_are_integers_and_exact_types_are_taken_as_they_are():
-    norm = getattr(conv_norm, "__wrapped__", conv_norm)  # without the type hook of the tests
     kernel = np.ones((3, 3, 1, 1), np.int8)
     options = {"image_size": np.array([5, 5]), "strides": np.int32(1)}
     expected = float(conv_norm(kernel, image_size=(5, 5), strides=1, padding=((1, 1), (1, 1))))
     for padding in (np.int64(1), ((np.int8(1), 1), (1, 1)), np.ones((2, 2), int), 1):
-        assert float(norm(kernel, **options, padding=padding)) == expected
+        assert float(conv_norm(kernel, **options, padding=padding)) == expected
     for dtype in (np.float16, jnp.bfloat16, np.float32, np.int64, np.uint8):
         assert float(matrix_norm(np.eye(2).astype(dtype))) == float(matrix_norm(np.eye(2)))

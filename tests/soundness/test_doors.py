@@ -102,10 +102,14 @@ def kept_on_the_host(x):
         return v
 
     def recall(v):
-        return v + 49 * held[-1]
+        return np.asarray(v) + 49 * held[-1][:1]
 
     def through(fn):
-        return lambda v: jax.pure_callback(fn, jax.ShapeDtypeStruct(v.shape, v.dtype), v)
+        def call(v):
+            out = jax.ShapeDtypeStruct(v.shape, v.dtype)
+            return jax.pure_callback(fn, out, v, vmap_method="sequential")
+
+        return call
 
     return x.apply(through(store), lipschitz=1.0).apply(through(recall), lipschitz=1.0)
 
@@ -163,6 +167,24 @@ def copies_by_vmap(x):
     return wide.apply(lambda v: v.reshape(v.shape[0], -1), lipschitz=1.0)
 
 
+def copies_by_matrices(x):
+    """The same, where not even a transposition is left outside the door."""
+    matrices = jnp.stack([jnp.eye(4)] * 4)
+    axes = jax.tree.map(lambda a: 1 if a.ndim else None, x)
+    one = lambda m: x.apply(lambda v: v @ m, lipschitz=1.0)  # noqa: E731
+    wide = jax.vmap(one, out_axes=axes)(matrices)
+    return wide.apply(lambda v: v.reshape(v.shape[0], -1), lipschitz=1.0)
+
+
+def summed_copies(x):
+    """Four times the activation: psum of what is not mapped."""
+
+    def one(_):
+        return x.apply(lambda v: jax.lax.psum(v, "copy"), lipschitz=1.0)
+
+    return jax.vmap(one, out_axes=None, axis_name="copy")(jnp.ones(4))
+
+
 def summed_over_vmap(x):
     """Every entry gets the sum of all: constant 4, and psum hides it from the function."""
     axes = jax.tree.map(lambda a: 1 if a.ndim else None, x)
@@ -212,7 +234,9 @@ HOSTILE = {
     "parts: entered again": entered_again,
     "parts: entered again, with doors": entered_again_among_doors,
     "vmap: copies": copies_by_vmap,
+    "vmap: copies by matrices": copies_by_matrices,
     "vmap: psum": summed_over_vmap,
+    "vmap: psum of copies": summed_copies,
     "vmap: reduced": reduced_after_vmap,
     "constant: the bound itself": constant_from_the_bound,
     "constant: from the value": constant_from_the_value,

@@ -20,6 +20,41 @@ import pytest  # noqa: E402
 import gloro_jax as gj  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
 
+# What these files test does not hang on how well XLA optimises, and they compile most of the time.
+# Certificates, norms, margins and golden numbers are tested on the programs that users run.
+COMPILED_QUICKLY = (
+    "training",
+    "data",
+    "evaluation",
+    "test_cli",
+    "test_losses",
+    "test_torch_import",
+)
+# Files that take longest go first, so that no worker is left with one at the end.
+LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_doors")
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(request):
+    """Less optimisation while the tests of some files run, and in the processes that they start."""
+    parts = request.path.relative_to(request.config.rootpath / "tests").with_suffix("").parts
+    if {*parts}.isdisjoint(COMPILED_QUICKLY):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # no other file meets these programs
+
 
 @pytest.fixture(scope="session")
 def small_net():

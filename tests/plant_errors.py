@@ -57,9 +57,6 @@ ERRORS = {
     "doors: a loop counts once": (
         "program/walk.py", "for turn in reversed(order) if params[\"reverse\"] else order:", "for turn in order[:1]:", "tests/soundness/test_doors.py",
     ),
-    "doors: a traced constant may be negative": (
-        "program/visit.py", "if found.shape != () or not 0 <= float(found) < math.inf:", "if False:", "tests/soundness/test_doors.py",
-    ),
     "program: a changed body is not noticed": (
         "frozen_net.py", "if self._static.layout != layout_of(self.net):", "if False:", "tests/soundness/test_locks.py",
     ),

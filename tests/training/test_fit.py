@@ -86,8 +86,11 @@ def test_an_existing_run_is_never_touched(result, tiny_data):
     assert (result.run / "metrics.jsonl").read_text() == before
 
 
+OTHERS = ["gloro_cross_entropy", "trades_ce", "margin", "lmt"]
+
+
 @pytest.mark.parametrize(
-    "loss", ["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"]
+    "loss", ["emma", "trades_kl", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_every_loss_trains(tiny_data, tmp_path, loss):
     config = dataclasses.replace(CONFIG, epochs=2, loss=loss, power_steps=1)

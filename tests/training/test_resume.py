@@ -98,13 +98,13 @@ def test_a_signal_saves_says_how_to_go_on_and_resuming_is_exact(
     tiny_data, tmp_path, monkeypatch, whole, number, capsys
 ):
     run = tmp_path / "run"
-    for step in (2, 8, 17, 29):  # inside the first epoch, and inside others
+    for step in (2, 17):  # inside the first epoch, and inside another
         with monkeypatch.context() as patch:
             stop_at(patch, step, number)
             with pytest.raises(Interrupted, match=f"Stopped at step {step + 1}.*--resume") as info:
                 resume(tiny_data, run)
             assert info.value.signal == number
-    assert "resumed at step 18" in capsys.readouterr().err
+    assert "resumed at step 3" in capsys.readouterr().err
     assert gj.load(run).lipschitz > 0  # the best epoch so far, frozen
     resume(tiny_data, run)
     assert_same_run(run, whole)
@@ -294,7 +294,10 @@ def change_position(folder):
     path.write_text(path.read_text().replace('"batches": 2', '"batches": 1'))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, lose_position, change_position])
+OTHERS = [pytest.param(d, marks=pytest.mark.slow) for d in (empty, lose_position, change_position)]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, *OTHERS])
 def test_a_damaged_checkpoint_is_named_and_never_passed_over(tiny_data, whole, interrupted, damage):
     damage(interrupted / "checkpoints" / "20")
     with pytest.raises(ValueError, match=r"step 20, .* is damaged: .*--resume-step 11"):

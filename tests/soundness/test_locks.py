@@ -236,6 +236,36 @@ def test_a_function_mapped_over_the_tree_of_a_bounded_certifies_nothing(fn):
         gj.freeze(net, variables, input_shape=(2, 2, 1))
 
 
+@pytest.mark.parametrize("what", ["array", "number", "steps"])
+def test_a_network_frozen_twice_with_another_constant_in_it_is_compiled_twice(what):
+    held = {"array": np.float32([[1, 1]]), "number": 1.0, "steps": [1]}
+
+    class Layer(layers.LipschitzLayer):
+        def __call__(self, x):
+            for _ in held["steps"]:
+                x = x.apply(
+                    lambda v: held["number"] * v * jnp.asarray(held["array"]), lipschitz=100.0
+                )
+            return x
+
+    net, x = gj.GloroNet(Layer(), num_classes=2), jnp.asarray([[0.5, 0.25]])
+    params = {"head_kernel": np.eye(2, dtype=np.float32), "head_bias": np.zeros(2, np.float32)}
+
+    def frozen():
+        return gj.freeze(net, {"params": params}, input_shape=(2,))
+
+    before, same = frozen(), frozen()
+    assert before._static == same._static
+    np.testing.assert_array_equal(before(x).values, [[0.5, 0.25]])
+    held[what] = {"array": np.float32([[1, 4]]), "number": 7.0, "steps": []}[what]
+    after = frozen()
+    assert before._static != after._static
+    expected = {"array": [[0.5, 1.0]], "number": [[3.5, 1.75]], "steps": [[0.5, 0.25]]}[what]
+    np.testing.assert_array_equal(after(x).values, expected)
+    assert gj.certify(after, x, epsilon=1e-6).prediction[0] == np.argmax(expected)
+    np.testing.assert_array_equal(before(x).values, [[0.5, 0.25]])
+
+
 def test_a_layer_that_changes_its_mind_runs_as_it_was_frozen():
     factor = [1.0]
 

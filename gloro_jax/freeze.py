@@ -91,7 +91,7 @@ def from_arrays(
         ValueError: if names or shapes are not those of `net`, the digest does not match, or K is
             smaller than what the layers of `net` make of the norms.
     """
-    template = _template(net, _checked_shape(input_shape))
+    template = _template(net, _checked_shape(input_shape), digest_version)
     wanted = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(template)}
     given = {path: (array.shape, array.dtype) for path, array in arrays.items()}
     if wanted != given:
@@ -182,7 +182,7 @@ def _fresh(net: GloroNet, shape: tuple[int, ...]) -> Any:
     )
 
 
-def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
+def _template(net: GloroNet, shape: tuple[int, ...], version: int) -> Any:
     """The tree inside a FrozenNet, with shapes in place of arrays."""
 
     def bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
@@ -194,7 +194,8 @@ def _template(net: GloroNet, shape: tuple[int, ...]) -> Any:
         return FrozenLinear(node, jax.ShapeDtypeStruct(lead, jnp.float32))
 
     frozen = jax.tree.map(bounded, _fresh(net, shape)["operators"], is_leaf=_is_collected)
-    return {**frozen, "lipschitz": jax.ShapeDtypeStruct((), jnp.float32)}
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    return {**frozen, "lipschitz": scalar, **({"longest": scalar} if version > 1 else {})}
 
 
 def _in_float32(node: FrozenLinear | FrozenHead) -> FrozenLinear | FrozenHead:

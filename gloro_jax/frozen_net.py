@@ -27,10 +27,6 @@ from gloro_jax.margins import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
 from gloro_jax.program import Program, body_of, trace
 
-# Far enough below the largest float32 for the sums inside a layer.
-_LARGEST_ACTIVATION = 1e34
-_LONGEST = 1e15  # its square is a float32
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Static:
@@ -63,15 +59,14 @@ class FrozenNet:
     What runs is the program that was traced and examined when it was made (`gloro_jax.program`),
     not the Python code of its layers.
 
-    It is a pytree whose leaves are kernels, biases, bounds, K, head distances, a digest over all of
-    them, and the length of the longest input that cannot overflow, so it passes through `jit` as an
-    argument. Mapping over it can forge it; outside `jit`, `certify` compares the digest with the
+    It is a pytree whose leaves are kernels, biases, bounds, K, head distances, the length of the
+    longest input that cannot overflow, and a digest over all of them, so it passes through `jit` as
+    an argument. Mapping over it can forge it; outside `jit`, `certify` compares the digest with the
     leaves and refuses.
     """
 
-    def __init__(self, frozen: Any, digest: Any, longest: Any, *, static: _Static) -> None:
-        self._frozen, self._digest, self._longest = frozen, digest, longest
-        self._static = static
+    def __init__(self, frozen: Any, digest: Any, *, static: _Static) -> None:
+        self._frozen, self._digest, self._static = frozen, digest, static
         self._is_checked = False
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
@@ -99,10 +94,11 @@ class FrozenNet:
         """As a call, for code that has already checked `x` and the digest."""
         batch = x.shape[: x.ndim - len(self.input_shape)]
         flat = x.reshape((-1, *self.input_shape))
-        features = self._static.program(body_of(self._frozen), flat)
+        features, seals = self._static.program(body_of(self._frozen), flat)
         bound = UpperBound(self._frozen["lipschitz"])
         logits = read_out(features, bound, self._frozen["head"])
-        values = logits.values.reshape((*batch, logits.values.shape[-1]))
+        values = jnp.where(is_finite(seals)[:, None], logits.values, jnp.nan)
+        values = values.reshape((*batch, values.shape[-1]))
         return dataclasses.replace(logits, values=values)
 
     def is_sane(self, x: Any) -> Array:
@@ -114,7 +110,7 @@ class FrozenNet:
         """
         axes = tuple(range(x.ndim - len(self.input_shape), x.ndim))
         squares = jnp.sum(jnp.square(x), axis=axes)
-        is_short = is_finite(squares) & (squares <= jnp.square(self._longest))
+        is_short = is_finite(squares) & (squares <= jnp.square(self._frozen["longest"]))
         return is_short & follows_ieee(squares)
 
     def check_images(self, x: Any) -> Array:
@@ -174,19 +170,15 @@ class FrozenNet:
 
     def stored_norms(self) -> dict[str, np.ndarray]:
         """As `layer_norms`, with a norm for each of stacked layers."""
-        return {
-            path.removesuffix("/linear"): np.asarray(node.norm)
-            for path, node in named_nodes(self._frozen)
-            if isinstance(node, FrozenLinear)
-        }
+        return {path: np.asarray(node.norm) for path, node in self._linear()}
+
+    def _linear(self) -> list[tuple[str, FrozenLinear]]:
+        nodes = named_nodes(self._frozen)
+        return [(p.removesuffix("/linear"), n) for p, n in nodes if isinstance(n, FrozenLinear)]
 
     def operators(self) -> dict[str, Any]:
         """Every linear operator as executed, by the same path."""
-        return {
-            path.removesuffix("/linear"): node.linear.operator
-            for path, node in named_nodes(self._frozen)
-            if isinstance(node, FrozenLinear)
-        }
+        return {path: node.linear.operator for path, node in self._linear()}
 
     def steps(self) -> Steps:
         """What the body does, as it was found in the program."""
@@ -223,9 +215,20 @@ class FrozenNet:
         steps = self.steps() if self.digest_version > 1 else None
         return digest_of(self._frozen, self.input_shape, steps)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenNet":
+        """A copy: what is static cannot change."""
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), self)
+
+    def __reduce__(self) -> Any:
+        """A FrozenNet is no pickle, which could bring other code along."""
+        raise TypeError(
+            "A FrozenNet is not pickled: its program belongs to this process. Store the run folder "
+            "and gj.load it, or pass the variables and gj.freeze them where they are needed."
+        )
+
     def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
         """Leaves, and what is static."""
-        return (self._frozen, self._digest, self._longest), self._static
+        return (self._frozen, self._digest), self._static
 
     @classmethod
     def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":
@@ -266,16 +269,18 @@ def assemble(
     arrays = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), frozen)
     traced = trace(net, arrays, input_shape=input_shape)
     lipschitz = _finite_up(traced.lipschitz)
+    longest = jnp.asarray(traced.longest)
     arrays.setdefault("lipschitz", jnp.asarray(lipschitz))
+    arrays.setdefault("longest", longest)
     static = _Static(
         net, traced.program, tuple(input_shape), layout_of(net), digest_version, flushed
     )
-    longest = jnp.asarray(_longest(*traced.reach))
-    made = FrozenNet(arrays, None, longest, static=static)
+    made = FrozenNet(arrays, None, static=static)
     words = made._computed_digest() if digest is None else digest_words(bytes.fromhex(digest))
     made._digest = jnp.asarray(words)
     made.check_digest()
-    if digest is not None and made.lipschitz < lipschitz:
+    is_too_long = float(arrays["longest"]) > float(longest) * (1 + 1e-3)
+    if digest is not None and (made.lipschitz < lipschitz or is_too_long):
         raise ValueError(
             "The stored Lipschitz bound is too small for this network: its layers without weights "
             "are not those that were frozen. Freeze it again."
@@ -291,11 +296,3 @@ def _finite_up(lipschitz: float) -> np.float32:
             "overflows float32. Check the scale of the weights."
         )
     return bound
-
-
-def _longest(slope: float, offset: float) -> np.float32:
-    """The length up to which no input makes an activation overflow; NaN if any might."""
-    room = (_LARGEST_ACTIVATION - offset) * (1 - 1e-3)
-    if not room > 0:
-        return np.float32(np.nan)
-    return np.float32(min(room / slope, _LONGEST) if slope else _LONGEST)

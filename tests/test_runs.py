@@ -137,7 +137,8 @@ def as_version_1(run):
     words = digest_of(frozen._frozen, frozen.input_shape, None)
     metadata = {"format": "1", "digest": digest_text(words)}
     metadata["input_shape"] = json.dumps(frozen.input_shape)
-    safetensors.numpy.save_file(frozen.arrays(), path, metadata)
+    arrays = {name: array for name, array in frozen.arrays().items() if name != "longest"}
+    safetensors.numpy.save_file(arrays, path, metadata)
     return metadata["digest"]
 
 

@@ -32,7 +32,7 @@ def describe(frozen: FrozenNet) -> dict[str, Any]:
 
 def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:
     """Kernels and biases as executed, by the names that `describe` uses."""
-    bounds = ("/norm", "lipschitz", "head/distances")
+    bounds = ("/norm", "lipschitz", "longest", "head/distances")
     return {name: array for name, array in frozen.arrays().items() if not name.endswith(bounds)}
 
 

@@ -6,20 +6,31 @@ named `jax.jit`. In the traced program each of them is then one equation with a 
 """
 
 import dataclasses
+import math
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Step
 
 # An activation, its bound and its seal.
 Parts = tuple[Any, Any, Any]
 
 NAME = "gloro_jax_door_"
-_HOST = ("pure_callback", "io_callback")
+_IMPURE = {
+    "pure_callback": "calls back to Python while it runs",
+    "io_callback": "calls back to Python while it runs",
+    "buffer_callback": "calls back to Python while it runs",
+    "rng_uniform": "draws other random numbers at every call",
+    "custom_vmap_call": "has a rule of its own for batches, which may do anything else",
+}
 
 ANOTHER_ACTIVATION = (
     "the function given to Bounded.apply reads another activation of the network, which it kept "
@@ -40,6 +51,7 @@ class Passage:
         shapes: of the activations that go in.
         out: the shape of the one that comes out.
         operands: how many its equation has beside the activations' parts.
+        is_ours: whether that class is one of this library.
     """
 
     layer: str
@@ -49,25 +61,24 @@ class Passage:
     shapes: tuple[tuple[int, ...], ...]
     out: tuple[int, ...]
     operands: int
-
-    @property
-    def is_of_ones_own(self) -> bool:
-        """Whether it is a function without a name in the certificate format."""
-        return self.step is None and len(self.shapes) == 1
+    is_ours: bool
 
 
 class Doors:
     """The doors of one forward pass, in the order in which they were traced.
 
     Attributes:
-        passages: of each door; its equation is called `NAME` and the place in this list.
+        passages: of each door; its equation is called `name` and the place in this list.
+        name: like that of no other pass.
         layer: the path and the class of the layer that is being traced, which whoever traces sets.
         kind: that class.
+        is_ours: whether it is one of this library.
     """
 
     def __init__(self) -> None:
         self.passages: list[Passage] = []
-        self.layer = self.kind = "the body"
+        self.name = f"{NAME}{uuid.uuid4().hex}_"
+        self.layer, self.kind, self.is_ours = "the body", "body", False
 
     def pass_through(
         self,
@@ -86,43 +97,115 @@ class Doors:
             step: what `fn` is, in the words of the certificate format.
 
         Raises:
-            TypeError: if `fn` does not return an array, talks to the host or to another device.
+            TypeError: if `fn` does not return a float32 array, or is no function of its argument.
             ValueError: if the batch axis changes.
         """
         values, bounds, seals = zip(*parts, strict=True)
-        traced, out = jax.make_jaxpr(fn, return_shape=True)(*values)
+        # A new function each time: JAX remembers what it traced, and state of Python's may differ.
+        traced, out = jax.make_jaxpr(lambda *values: fn(*values), return_shape=True)(*values)
         check_output(out, values[0].shape)
-        self._check_pure(traced)
-        is_number = isinstance(constant, float)
-        shapes = tuple(tuple(value.shape) for value in values)
-        known = constant if is_number else None
-        count = 1 + len(traced.consts)
-        passage = Passage(self.layer, self.kind, step, known, shapes, tuple(out.shape), count)
-        self.passages.append(passage)
+        self._check_pure(traced, out)
+        traced = copied(traced)
+        known, is_ours = constant if isinstance(constant, float) else None, self.is_ours
+        shapes, count = tuple(tuple(v.shape) for v in values), 1 + len(traced.consts)
+        told = self.layer, self.kind, step, known
+        self.passages.append(Passage(*told, shapes, tuple(out.shape), count, is_ours))
 
         def door(values: Any, bounds: Any, seals: Any, factor: Any, captured: Any) -> Parts:
             run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(traced.jaxpr, captured))
             (value,) = run(*values)
-            # The host composes the bounds; here they only say which activation they belong to.
-            return value, sum(bounds) * factor, sum(seals) * jnp.float32(1)
+            # The host composes the bounds; here they only say which activation they belong to. The
+            # seal becomes NaN where a function of one's own makes NaN or infinity.
+            seal = math.prod(seals) * jnp.float32(1)
+            if not is_ours:
+                seal = seal * jnp.where(is_finite(value).all(), jnp.float32(1), jnp.nan)
+            return value, sum(bounds) * factor, seal
 
-        door.__name__ = f"{NAME}{len(self.passages) - 1}"
-        factor = jnp.float32(1) if is_number else constant
+        door.__name__ = f"{self.name}{len(self.passages) - 1}"
+        factor = jnp.float32(1) if known is not None else constant
         return jax.jit(door)(values, bounds, seals, factor, traced.consts)
 
-    def _check_pure(self, traced: Any) -> None:
+    def _check_pure(self, traced: Any, out: Any) -> None:
+        what = f"{self.layer}: the function given to Bounded.apply"
         if axes := {effect for effect in traced.effects if "Axis" in type(effect).__name__}:
             raise TypeError(
-                f"{self.layer}: the function given to Bounded.apply reads other entries of a "
-                f"mapped axis ({', '.join(map(str, axes))}), by psum or the like, so its "
-                "constant cannot be that of one activation. Compute it without vmap."
+                f"{what} reads other entries of a mapped axis ({', '.join(map(str, axes))}), by "
+                "psum or the like, so its constant cannot be that of one activation. Compute it "
+                "without vmap."
             )
-        if {primitive for primitive in _primitives(traced.jaxpr) if primitive in _HOST}:
+        if reason := impurity(traced.jaxpr):
             raise TypeError(
-                f"{self.layer}: the function given to Bounded.apply calls back to Python while it "
-                "runs (pure_callback or io_callback). What comes back may depend on anything, so "
-                "no Lipschitz constant can be right. Write it with jax.numpy."
+                f"{what} {reason}, so no Lipschitz constant can be right. Write it with jax.numpy, "
+                "as a function of its argument alone."
             )
+        if out.dtype != jnp.float32:
+            raise TypeError(
+                f"{what} returns {out.dtype}. A frozen network is bounded in float32, and what "
+                "runs in another type is another network: return v.astype(jnp.float32)."
+            )
+
+
+def impurity(jaxpr: Any) -> str:
+    """Why a program is no function of its inputs, in words; empty if it is one."""
+    for reason in _impurities(jaxpr):
+        return reason
+    return ""
+
+
+def _impurities(jaxpr: Any) -> Iterator[str]:
+    atoms = [*jaxpr.constvars, *jaxpr.invars]
+    for equation in jaxpr.eqns:
+        atoms += [*equation.invars, *equation.outvars]
+    if any("Ref" in type(atom.aval).__name__ for atom in atoms):
+        yield "reads or writes a mutable array (a Ref)"
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _IMPURE:
+            yield f"{_IMPURE[name]} ({name})"
+        if name != "pallas_call":  # whose kernels are written with Refs
+            for inner in inner_jaxprs(equation.params):
+                yield from _impurities(inner)
+
+
+def copied(closed: Any, change: Callable[[Any], Any] = lambda equation: equation) -> Any:
+    """A program whose constants nobody else holds, whatever arrays its code closed over.
+
+    Args:
+        closed: the program.
+        change: of every equation on the way.
+    """
+    jaxpr = _copied_jaxpr(closed.jaxpr, change)
+    return jax.extend.core.ClosedJaxpr(jaxpr, list(map(_copied_array, closed.consts)))
+
+
+def _copied_jaxpr(jaxpr: Any, change: Callable[[Any], Any]) -> Any:
+    equations = []
+    for equation in jaxpr.eqns:
+        params = {name: _copied_param(value, change) for name, value in equation.params.items()}
+        invars = list(map(_copied_atom, equation.invars))
+        equations.append(change(equation.replace(params=params, invars=invars)))
+    return jaxpr.replace(eqns=equations, outvars=list(map(_copied_atom, jaxpr.outvars)))
+
+
+def _copied_param(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, jax.extend.core.ClosedJaxpr):
+        return copied(value, change)
+    if isinstance(value, jax.extend.core.Jaxpr):
+        return _copied_jaxpr(value, change)
+    if isinstance(value, tuple | list) and any(True for _ in inner_jaxprs({"": value})):
+        return type(value)(_copied_param(item, change) for item in value)
+    return value
+
+
+def _copied_atom(atom: Any) -> Any:
+    if isinstance(atom, jax.extend.core.Literal) and hasattr(atom.val, "dtype"):
+        return jax.extend.core.Literal(_copied_array(atom.val), atom.aval)
+    return atom
+
+
+def _copied_array(array: Any) -> Any:
+    """An array that cannot change, as NumPy's can."""
+    return array if isinstance(array, jax.Array | Tracer) else np.array(array)
 
 
 def check_output(out: Any, shape: tuple[Any, ...]) -> None:
@@ -147,10 +230,3 @@ def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item.jaxpr
             elif isinstance(item, jax.extend.core.Jaxpr):
                 yield item
-
-
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in inner_jaxprs(equation.params):
-            yield from _primitives(inner)

@@ -19,14 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.gloro import GloroNet, run_watched
-from gloro_jax.lipschitz.doors import Doors, Passage
+from gloro_jax.lipschitz.doors import Doors, copied, impurity
 from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.program.same import are_equal, is_same
+from gloro_jax.program.settle import folded, without_numbers
 from gloro_jax.program.walk import Walk
 
 # How far apart an example's outputs may lie, in proportion, with and without others beside it.
 _MIXED = 1e-3
 _BESIDE = 3
+# Far enough below the largest float32 for sums and squares inside a layer.
+_LARGEST_ACTIVATION = 1e15
+_LONGEST = 1e15  # its square is a float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,17 +41,18 @@ class Program:
     share what `jit` compiled.
 
     Attributes:
-        closed: from the frozen leaves, one image, a bound and a seal to the features.
+        closed: from the frozen leaves, one image, a bound and a seal to features, bound and seal.
         steps: what the body does.
-        passages: its doors.
     """
 
     closed: Any
     steps: Steps
-    passages: tuple[Passage, ...]
 
-    def __call__(self, body: Any, x: Any) -> Any:
-        """The features (n, d) of images (n, ...).
+    def __call__(self, body: Any, x: Any) -> tuple[Any, Any]:
+        """The features (n, d) of images (n, ...), and a seal each (n,).
+
+        A seal is not finite where a function of one's own made NaN or infinity on the way, which a
+        later one can hide.
 
         Args:
             body: the frozen tree of the body, as it was traced with.
@@ -55,7 +60,12 @@ class Program:
         """
         run, leaves = jax.extend.core.jaxpr_as_fun(self.closed), jax.tree.leaves(body)
         one, seal = jnp.float32(1), jnp.float32(1)
-        return jax.vmap(lambda image: run(*leaves, image[None], one, seal)[0][0])(x)
+
+        def one_example(image: Any) -> tuple[Any, Any]:
+            features, _, left = run(*leaves, image[None], one, seal)
+            return features[0], left
+
+        return jax.vmap(one_example)(x)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Program):
@@ -82,12 +92,12 @@ class Traced:
     Attributes:
         program: the program.
         lipschitz: K of the body, float64, rounded up.
-        reach: (slope, offset): no activation on the way is longer than slope |x| + offset.
+        longest: the length up to which no input makes an activation overflow; NaN if any might.
     """
 
     program: Program
     lipschitz: float
-    reach: tuple[float, float]
+    longest: np.float32
 
 
 def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced:
@@ -106,20 +116,27 @@ def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced
     body = body_of(frozen)
     closed, walk = _walked(net, body, input_shape, batch=1)
     steps = walk.result.steps
-    if any(passage.is_of_ones_own for passage in walk.met):
+    if any(not passage.is_ours for passage in walk.met):
         other = _walked(net, body, input_shape, batch=_BESIDE)[1]
         _check_examples_are_apart(walk, other)
-    consts = [np.array(const) for const in closed.consts]  # copies: NumPy's could change later
-    kept = jax.extend.core.ClosedJaxpr(closed.jaxpr, consts)
-    program = Program(kept, steps, tuple(walk.passages))
-    slope = max(branch.lipschitz for branch in walk.branches)
-    offset = max(branch.offset for branch in walk.branches)
-    return Traced(program, walk.result.lipschitz, (slope, offset))
+    program = Program(without_numbers(closed), steps)
+    return Traced(program, walk.result.lipschitz, _longest(walk))
+
+
+def _longest(walk: Walk) -> np.float32:
+    """From the bounds on the way: no activation is longer than slope |x| + offset."""
+    reach = np.array([(branch.lipschitz, branch.offset) for branch in walk.branches])
+    slope, offset = map(float, reach.max(axis=0))
+    room = (_LARGEST_ACTIVATION - offset) * (1 - 1e-3)
+    if not room > 0:
+        return np.float32(np.nan)
+    return np.float32(min(room / slope, _LONGEST) if slope else _LONGEST)
 
 
 def body_of(frozen: Any) -> Any:
     """The part of a frozen tree that belongs to the body."""
-    return {name: node for name, node in frozen.items() if name not in ("head", "lipschitz")}
+    others = ("head", "lipschitz", "longest")
+    return {name: node for name, node in frozen.items() if name not in others}
 
 
 def _walked(net: GloroNet, body: Any, shape: tuple[int, ...], *, batch: int) -> tuple[Any, "Walk"]:
@@ -132,8 +149,15 @@ def _walked(net: GloroNet, body: Any, shape: tuple[int, ...], *, batch: int) -> 
 
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     image = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
-    closed = jax.make_jaxpr(run)(body, image, scalar, scalar)
-    walk = Walk(doors.passages)
+    with jax.disable_jit(False):
+        traced = jax.make_jaxpr(run)(body, image, scalar, scalar)
+    if reason := impurity(traced.jaxpr):
+        raise TypeError(
+            f"The body {reason}, beside what it gives to Bounded.apply. What runs must be what was "
+            "examined: write it with jax.numpy, without state."
+        )
+    closed = folded(copied(traced))
+    walk = Walk(doors)
     walk.enter(closed, jax.tree.leaves(body))
     features = closed.out_avals[0].shape
     if len(features) != 2 or features[0] != batch:
@@ -150,13 +174,14 @@ def _named(doors: Doors) -> Callable[..., Any]:
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        before, module = (doors.layer, doors.kind), context.module
+        before, module = (doors.layer, doors.kind, doors.is_ours), context.module
         doors.kind = type(module).__name__
+        doors.is_ours = type(module).__module__.startswith("gloro_jax.")
         doors.layer = f"{'/'.join(module.path)} ({doors.kind})"
         try:
             return call(*args, **kwargs)
         finally:
-            doors.layer, doors.kind = before
+            doors.layer, doors.kind, doors.is_ours = before
 
     return intercept
 
@@ -169,12 +194,10 @@ def _check_examples_are_apart(alone: Walk, beside: Walk) -> None:
     )
     for number, one in alone.visits.items() if is_same else ():
         passage = alone.passages[number]
-        if not passage.is_of_ones_own:
+        if passage.is_ours or len(passage.shapes) != 1:
             continue
         aval, many = one.closed.in_avals[0], beside.visits[number]
-        if aval.shape != passage.shapes[0] or not jnp.issubdtype(aval.dtype, np.floating):
-            continue
-        values = rng.standard_normal((_BESIDE, *aval.shape[1:]), np.float32).astype(aval.dtype)
+        values = rng.standard_normal((_BESIDE, *aval.shape[1:]), np.float32)
         together = many.executed(values)[0]
         apart = np.concatenate([one.executed(v[None])[0] for v in values])
         largest = np.abs(apart).max(initial=0.0, where=np.isfinite(apart))

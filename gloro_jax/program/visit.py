@@ -50,14 +50,20 @@ class Visit:
 
     def length_at_zero(self) -> float:
         """At least the l2 norm of what the door's function makes of zeros."""
-        op = None if self.passage.step is None else self.passage.step.op
+        named = self.passage.is_ours and self.passage.step is not None
+        op = self.passage.step.op if named and self.passage.step else None
         if op in _ZERO_AT_ZERO:
             return 0.0
         if op in _LINEAR:  # a kernel has 0, 2 or 4 axes, a bias one
-            arrays = [np.asarray(operand.get()) for operand in self.others]
-            largest = sum(float(np.abs(a).max(initial=0.0)) for a in arrays if a.ndim == 1)
+            biases = [np.asarray(a) for o in self.others if np.ndim(a := o.get()) == 1]
+            largest = sum(float(np.abs(bias).max(initial=0.0)) for bias in biases)
             return largest * math.sqrt(self.closed.out_avals[0].size) * (1 + 1e-6)
         value = np.asarray(self.executed(self._zeros())[0], np.float64)
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"The function that {self.passage.layer} gives to Bounded.apply is NaN or infinite "
+                "where its input is 0. A function with a Lipschitz constant is finite everywhere."
+            )
         return float(np.linalg.norm(value)) * (1 + 1e-4)
 
     def executed(self, value: np.ndarray) -> list[np.ndarray]:

@@ -14,9 +14,10 @@ import jax.extend.core
 import numpy as np
 from jax.core import Tracer
 
-from gloro_jax.lipschitz.doors import ANOTHER_ACTIVATION, NAME, Passage
+from gloro_jax.lipschitz.doors import ANOTHER_ACTIVATION, Doors, Passage
 from gloro_jax.lipschitz.rounding import plus_up, times_up
 from gloro_jax.lipschitz.steps import Step, Steps, joined
+from gloro_jax.program.settle import computed
 from gloro_jax.program.visit import Known, Visit
 
 # Equations that hold a program which is walked through in their place.
@@ -46,8 +47,8 @@ _PARTS: tuple[Any, ...] = ("value", "bound", "seal")
 class Walk:
     """A walk through a program, with the marks of activations on its variables."""
 
-    def __init__(self, passages: list[Passage]) -> None:
-        self.passages = passages
+    def __init__(self, doors: Doors) -> None:
+        self.passages, self._name = doors.passages, doors.name
         self.branches: list[_Branch] = []
         self.visits: dict[int, Visit] = {}
 
@@ -58,20 +59,13 @@ class Walk:
 
     def enter(self, closed: Any, leaves: Sequence[Any]) -> None:
         """Walks through the whole program; `result` is then what comes out."""
-        kept = _Mark("kept", -1)
-        is_traced = [isinstance(const, Tracer) for const in closed.consts]
-        consts = [
-            kept if traced else Known(lambda const=const: const)
-            for const, traced in zip(closed.consts, is_traced, strict=True)
-        ]
-        inputs = [Known(lambda leaf=leaf: leaf) for leaf in leaves]
         entering = self._new(_Branch(1.0, 0.0, ()))
-        found = self._run(closed.jaxpr, consts, [*inputs, *entering])
+        found = self._run(closed.jaxpr, _constants(closed), [*map(_known, leaves), *entering])
         if not _are_twins(found):
             raise ValueError(
                 "What the body returns is no activation with its own bound: " + _OUTSIDE
             )
-        if any(is_traced):
+        if any(isinstance(const, Tracer) for const in closed.consts):
             raise TypeError(f"In the body, {ANOTHER_ACTIVATION}.")
         self.result = self.branches[found[0].branch]
 
@@ -84,9 +78,8 @@ class Walk:
         known |= dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> Any:
-            if isinstance(atom, jax.extend.core.Literal):
-                return Known(lambda: atom.val)
-            return known[atom]
+            is_literal = isinstance(atom, jax.extend.core.Literal)
+            return _known(atom.val) if is_literal else known[atom]
 
         for equation in jaxpr.eqns:
             operands = [read(atom) for atom in equation.invars]
@@ -97,15 +90,19 @@ class Walk:
         primitive, params = equation.primitive.name, equation.params
         if not any(isinstance(operand, _Mark) for operand in operands):
             return _computed(equation, operands)
-        prefix, is_door, number = str(params.get("name", "")).rpartition(NAME)
-        if is_door and not prefix and number.isdecimal() and int(number) < len(self.passages):
-            return self._door(equation, operands, int(number))
+        if (name := str(params.get("name", ""))).startswith(self._name):
+            return self._door(equation, operands, int(name.removeprefix(self._name)))
         if primitive in _ENTERED:
             inner = params.get("jaxpr", params.get("call_jaxpr"))
-            consts = [Known(lambda const=const: const) for const in getattr(inner, "consts", [])]
-            return self._run(getattr(inner, "jaxpr", inner), consts, operands)
+            return self._run(getattr(inner, "jaxpr", inner), _constants(inner), operands)
         if primitive == "scan":
             return self._scan(equation, operands)
+        if primitive in ("cond", "while"):
+            raise ValueError(
+                f"The body branches or loops by `{primitive}` in {_where(equation)} around "
+                "Bounded.apply, and which way it goes, or how often, is not known beforehand. Use "
+                "a Python `if` or `for`, or nn.scan."
+            )
         raise ValueError(f"`{primitive}` in {_where(equation)} {_OUTSIDE}")
 
     def _door(self, equation: Any, operands: list[Any], number: int) -> Sequence[Any]:
@@ -163,18 +160,15 @@ class Walk:
         first: dict[int, Steps] = {}
         for turn in reversed(order) if params["reverse"] else order:
             here = [Known(lambda row=row, turn=turn: row.get()[turn]) for row in rows]
-            known = [Known(lambda const=const: const) for const in inner.consts]
-            found = self._run(inner.jaxpr, known, [*consts, *carry, *here])
-            carry, out = found[:count], found[count:]
+            found = self._run(inner.jaxpr, _constants(inner), [*consts, *carry, *here])
+            carry, out = list(map(_settled, found[:count])), found[count:]
             outputs.append(out)
             if not first:
                 first = {i: self._steps(mark) for i, mark in enumerate(carry)}
         for place, steps in outside.items():
             self._wrap_steps(carry[place], steps, first.get(place, ()), length)
-        stacked = [
-            _stacked(list(column), is_reversed=params["reverse"])
-            for column in zip(*outputs, strict=True)
-        ]
+        columns = zip(*outputs, strict=True) if outputs else equation.outvars[count:]
+        stacked = [_stacked(column, is_reversed=params["reverse"]) for column in columns]
         return [*carry, *stacked]
 
     def _without_steps(self, carry: list[Any]) -> tuple[list[Any], dict[int, Steps]]:
@@ -198,8 +192,9 @@ class Walk:
 
     def _wrap_steps(self, mark: Any, before: Steps, once: Steps, length: int) -> None:
         if isinstance(mark, _Mark) and mark.part == "value":
-            loop = Step("loop", (("length", length),), (once,))
             branch = self.branches[mark.branch]
+            turns = once if branch.steps == once * length else branch.steps
+            loop = Step("loop", (("length", length),), (turns,))
             self.branches[mark.branch] = dataclasses.replace(branch, steps=(*before, loop))
 
 
@@ -210,6 +205,16 @@ _OUTSIDE = (
     "x.apply(fn, lipschitz=c), and join branches with gj.Bounded.add(a, b) "
     "(docs/adding-a-layer.md)."
 )
+
+
+def _known(number: Any) -> Known:
+    return Known(lambda: number)
+
+
+def _constants(closed: Any) -> list[Any]:
+    """The constants of a program; one that is traced was kept from another trace."""
+    consts = getattr(closed, "consts", ())
+    return [_Mark("kept", -1) if isinstance(c, Tracer) else _known(c) for c in consts]
 
 
 def _unscanned(outside: Sequence[Any], inside: Sequence[Any]) -> int:
@@ -240,15 +245,20 @@ def _computed(equation: Any, operands: list[Any]) -> list[Known]:
 
     def get(place: int) -> Any:
         if not found:
-            params = equation.primitive.get_bind_params(equation.params)
-            out = equation.primitive.bind(*(operand.get() for operand in operands), **params)
-            found.append(out if equation.primitive.multiple_results else [out])
+            found.append(computed(equation, [operand.get() for operand in operands]))
         return found[0][place]
 
     return [Known(lambda place=place: get(place)) for place in range(len(equation.outvars))]
 
 
-def _stacked(column: list[Any], *, is_reversed: bool) -> Any:
+def _settled(entry: Any) -> Any:
+    """What a turn of a loop leaves, computed, so that a thousand turns are no deep recursion."""
+    return _known(entry.get()) if isinstance(entry, Known) else entry
+
+
+def _stacked(column: Any, *, is_reversed: bool) -> Any:
+    if not isinstance(column, tuple):  # of a loop without turns
+        return _known(np.zeros(column.aval.shape, column.aval.dtype))
     if any(isinstance(entry, _Mark) for entry in column):
         return _Mark("kept", -1)
     ordered = column[::-1] if is_reversed else column

@@ -159,10 +159,16 @@ def in_a_condition(x):
     return jax.lax.cond(True, lambda x: times(50)(x), lambda x: x, x)
 
 
+def axes_of(x, *axes):
+    """Axes for the value, the bound and the seal of an activation."""
+    each = iter(axes)
+    return jax.tree.map(lambda _: next(each), x)
+
+
 def copies_by_vmap(x):
     """Four copies side by side, each with constant 1: together they have 2."""
     signs = jnp.asarray([1.0, -1.0, 1.0, 1.0])
-    axes = jax.tree.map(lambda a: 1 if a.ndim else None, x)
+    axes = axes_of(x, 1, None, 0)
     one = lambda s: x.apply(lambda v: s * v, lipschitz=1.0)  # noqa: E731
     wide = jax.vmap(one, out_axes=axes)(signs)
     return wide.apply(lambda v: v.reshape(v.shape[0], -1), lipschitz=1.0)
@@ -171,7 +177,7 @@ def copies_by_vmap(x):
 def copies_by_matrices(x):
     """The same, where not even a transposition is left outside the door."""
     matrices = jnp.stack([jnp.eye(4)] * 4)
-    axes = jax.tree.map(lambda a: 1 if a.ndim else None, x)
+    axes = axes_of(x, 1, None, 0)
     one = lambda m: x.apply(lambda v: v @ m, lipschitz=1.0)  # noqa: E731
     wide = jax.vmap(one, out_axes=axes)(matrices)
     return wide.apply(lambda v: v.reshape(v.shape[0], -1), lipschitz=1.0)

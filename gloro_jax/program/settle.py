@@ -1,0 +1,59 @@
+"""What is traced, made final: no array in it can change, and what depends on nothing is computed.
+
+A traced program refers to the NumPy arrays that its code closed over, and computes constants anew
+at every call. Both could differ tomorrow from what was examined today.
+"""
+
+from typing import Any
+
+import jax
+import jax.extend.core
+from jax.core import Tracer
+
+from gloro_jax.lipschitz.doors import NAME, copied
+
+_FINAL_NAME = "bounded_door"
+
+
+def folded(closed: Any) -> Any:
+    """A program whose equations all depend on its inputs; the others are computed, here and now."""
+    jaxpr = closed.jaxpr
+    pairs = list(zip(jaxpr.constvars, closed.consts, strict=True))
+    known = {var: const for var, const in pairs if not isinstance(const, Tracer)}
+    kept = [pair for pair in pairs if isinstance(pair[1], Tracer)]
+    equations = []
+    for equation in jaxpr.eqns:
+        if not equation.effects and all(_is_literal(a) or a in known for a in equation.invars):
+            values = [a.val if _is_literal(a) else known[a] for a in equation.invars]
+            known |= zip(equation.outvars, computed(equation, values), strict=True)
+        else:
+            equations.append(equation)
+    used = {a for e in equations for a in e.invars if not _is_literal(a)}
+    used |= {a for a in jaxpr.outvars if not _is_literal(a)}
+    kept += [(var, const) for var, const in known.items() if var in used]
+    variables, consts = zip(*kept, strict=True) if kept else ((), ())
+    program = jaxpr.replace(constvars=list(variables), eqns=equations)
+    return copied(jax.extend.core.ClosedJaxpr(program, list(consts)))
+
+
+def computed(equation: Any, values: list[Any]) -> list[Any]:
+    """The results of one equation."""
+    params = equation.primitive.get_bind_params(equation.params)
+    out = equation.primitive.bind(*values, **params)
+    return out if equation.primitive.multiple_results else [out]
+
+
+def without_numbers(closed: Any) -> Any:
+    """A program whose doors all have one name, so that the compiled text of each tracing is one."""
+
+    def rename(equation: Any) -> Any:
+        name = str(equation.params.get("name", ""))
+        if not name.startswith(NAME):
+            return equation
+        return equation.replace(params={**equation.params, "name": _FINAL_NAME})
+
+    return copied(closed, rename)
+
+
+def _is_literal(atom: Any) -> bool:
+    return isinstance(atom, jax.extend.core.Literal)

@@ -277,6 +277,7 @@ def own_run(own_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_validation_split_is_the_runs_own(own_run, own_file, capsys):
     tables = []
     for more in ([], ["--data", str(own_file)]):
@@ -318,6 +319,7 @@ def test_classes_in_another_order_are_refused(own_run, own_file, capsys, tmp_pat
     assert "labels would mean different things" in err
 
 
+@pytest.mark.slow
 def test_a_page_says_which_images_it_is_about(own_run, own_file, capsys, tmp_path):
     page = tmp_path / "page.html"
     code, out, _ = run(

@@ -216,7 +216,7 @@ def plain_twin(model):
 
 
 def test_a_frozen_chord_network_costs_what_plain_kernels_cost():
-    shape, x = (32, 32, 3), jnp.zeros((8, 32, 32, 3))
+    shape, x = (16, 16, 3), jnp.zeros((8, 16, 16, 3))
     programs = []
     model = dataclasses.replace(CHORD, depth=1, dense_depth=1)
     for net in (model.build(), plain_twin(model)):

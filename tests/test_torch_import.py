@@ -213,6 +213,7 @@ def test_training_goes_on_from_an_imported_run(run, tmp_path):
         assert norms[name]["estimate"] == pytest.approx(norms[name]["guaranteed"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_initial_weights_of_another_network_are_named(run, tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (40, 32, 32, 3)).astype(np.uint8)

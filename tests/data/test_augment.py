@@ -80,6 +80,7 @@ def test_operations_stay_in_the_unit_interval_at_every_strength(channels, size):
         assert out.max() <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_strength_zero_changes_nothing_visible():
     x = images(32, dtype=np.float32)
     np.testing.assert_allclose(run(x, Augmentation(operations=3, magnitude=0.0)), x, atol=2e-3)

@@ -361,21 +361,22 @@ class Body:
 
 @dataclasses.dataclass
 class Found:
-    """What a hunt came to: cases by kind and outcome, and what is false."""
+    """What a hunt came to: cases by kind and outcome; what is false, and would be at 2 radii."""
 
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     bodies: int = 0
     false: list[str] = dataclasses.field(default_factory=list)
+    seen: int = 0
 
     def of(self, outcome, kind=None):
         """How many cases had an outcome."""
         return sum(n for (k, o), n in self.counts.items() if o == outcome and kind in (None, k))
 
 
-def hunt(bodies, *, weights, seed=0, shrink=1.0, on_progress=lambda cases: None):
+def hunt(bodies, *, weights, seed=0, on_progress=lambda cases: None):
     """Tries `bodies` bodies with `weights` draws of weights each, and POINTS points a draw.
 
-    `shrink` multiplies K, to see that the hunt sees.
+    The attack is made at twice the radius as well, to see that the hunt sees.
     """
     found = Found()
     for number in range(bodies):
@@ -383,12 +384,12 @@ def hunt(bodies, *, weights, seed=0, shrink=1.0, on_progress=lambda cases: None)
         body = Body(KINDS[number % len(KINDS)], rng)
         found.bodies += 1
         for _ in range(weights):
-            _try(body, rng, found, shrink, f"seed {seed}, body {number}, {body.kind}")
+            _try(body, rng, found, f"seed {seed}, body {number}, {body.kind}")
         on_progress(POINTS * weights * (number + 1))
     return found
 
 
-def _try(body, rng, found, shrink, where):
+def _try(body, rng, found, where):
     count = lambda outcome, n: found.counts.update({(body.kind, outcome): n})  # noqa: E731
     x = rng.uniform(size=(POINTS, *SHAPE)).astype(np.float32)
     try:
@@ -398,12 +399,14 @@ def _try(body, rng, found, shrink, where):
     except (TypeError, ValueError):
         count("refused", POINTS)
         return
-    radius = np.asarray(certificate.radius, np.float64) / shrink
+    radius = np.asarray(certificate.radius, np.float64)
     is_held = np.asarray(certificate.is_certified) & (radius > 0) & (radius < 1e6)
     count("certified", int(is_held.sum()))
     count("not certified", int((~is_held).sum()))
     reach = np.where(is_held, radius * _SHARE, 0.0)
-    lead = body.attack(params, x, np.asarray(certificate.prediction), reach)
+    prediction = np.asarray(certificate.prediction)
+    found.seen += int((is_held & (body.attack(params, x, prediction, 2 * reach) < 0)).sum())
+    lead = body.attack(params, x, prediction, reach)
     for i in np.nonzero(is_held & (lead < -_ROUNDING))[0]:
         count("false", 1)
         found.false.append(f"{where}, point {i}: lead {lead[i]:.3g} of the scores' size")

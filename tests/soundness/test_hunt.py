@@ -18,14 +18,10 @@ def test_the_hunt_sees_norms_that_are_three_millionths_too_small():
     assert len(found.false) > 20
 
 
-def test_bodies_of_honest_and_hostile_parts_hold_no_false_certificate():
-    found = api_hunting.hunt(14, weights=2, seed=3)
+def test_bodies_of_honest_and_hostile_parts_hold_no_false_certificate_and_the_attack_sees():
+    found = api_hunting.hunt(7, weights=2, seed=3)
     assert found.false == []
-    assert found.of("certified", "library") == 2 * 2 * api_hunting.POINTS
+    assert found.of("certified", "library") == 2 * api_hunting.POINTS
     assert found.of("refused", "mapped tree") > 0
     assert found.of("refused", "kept activation") > 0
-
-
-def test_the_hunt_through_the_api_sees_bounds_that_are_half_of_the_truth():
-    found = api_hunting.hunt(4, weights=3, seed=0, shrink=0.5)
-    assert len(found.false) > 3
+    assert found.seen > 3  # at twice the radius

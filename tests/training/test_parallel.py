@@ -54,7 +54,7 @@ def reference(sgd):
 
 
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, backend, devices):
     state = trained(sgd, backend=backend, devices=devices, steps=20)
     for ours, theirs in zip(

@@ -120,6 +120,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny_data, whole, tmp_path):
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_stepping_back_in_a_finished_run_leaves_no_mixture(
     tiny_data, whole, tmp_path, monkeypatch, capsys
 ):

@@ -22,14 +22,10 @@ from gloro_jax.models import GloroCNN  # noqa: E402
 
 # What these files test does not hang on how well XLA optimises, and they compile most of the time.
 # Certificates, norms, margins and golden numbers are tested on the programs that users run.
-COMPILED_QUICKLY = (
-    "training",
-    "data",
-    "evaluation",
-    "test_cli",
-    "test_losses",
-    "test_torch_import",
-)
+COMPILED_QUICKLY = {
+    "training", "data", "evaluation", "test_cli", "test_docs", "test_layers", "test_losses",
+    "test_orthogonal", "test_runs", "test_torch_import",
+}  # fmt: skip
 # Files that take longest go first, so that no worker is left with one at the end.
 LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_doors")
 
@@ -45,7 +41,7 @@ def pytest_collection_modifyitems(items):
 def compiled_quickly(request):
     """Less optimisation while the tests of some files run, and in the processes that they start."""
     parts = request.path.relative_to(request.config.rootpath / "tests").with_suffix("").parts
-    if {*parts}.isdisjoint(COMPILED_QUICKLY):
+    if COMPILED_QUICKLY.isdisjoint(parts):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

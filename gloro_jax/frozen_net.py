@@ -186,7 +186,8 @@ class FrozenNet:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""
-        return {path: np.asarray(leaf) for path, leaf in named_leaves(self._frozen)}
+        new = ("longest",) if self.digest_version == 1 else ()
+        return {p: np.asarray(leaf) for p, leaf in named_leaves(self._frozen) if p not in new}
 
     def check_digest(self) -> None:
         """Raises a ValueError unless leaves and layers are those that `freeze` saw.

@@ -3,6 +3,7 @@
 import atexit
 import shutil
 import tempfile
+from pathlib import Path
 
 import jax
 
@@ -14,12 +15,14 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import gloro_jax as gj  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
 
+TESTS = Path(__file__).parent
 # What these files test does not hang on how well XLA optimises, and they compile most of the time.
 # Certificates, norms, margins and golden numbers are tested on the programs that users run.
 COMPILED_QUICKLY = {
@@ -27,12 +30,17 @@ COMPILED_QUICKLY = {
     "test_orthogonal", "test_runs", "test_torch_import",
 }  # fmt: skip
 # Files that take longest go first, so that no worker is left with one at the end.
-LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_doors")
+LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_certificates")
+
+
+def is_compiled_quickly(path):
+    return not COMPILED_QUICKLY.isdisjoint(path.relative_to(TESTS).with_suffix("").parts)
 
 
 def pytest_collection_modifyitems(items):
     def rank(item):
-        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+        place = LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+        return not is_compiled_quickly(item.path), place
 
     items.sort(key=rank)
 
@@ -40,16 +48,27 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly(request):
     """Less optimisation while the tests of some files run, and in the processes that they start."""
-    parts = request.path.relative_to(request.config.rootpath / "tests").with_suffix("").parts
-    if COMPILED_QUICKLY.isdisjoint(parts):
+    session = request.session
+    if not is_compiled_quickly(request.path):
+        if getattr(session, "holds_quick_programs", False):
+            jax.clear_caches()  # here, programs are those that users run
+        session.holds_quick_programs = False
         yield
         return
+    session.holds_quick_programs = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # no other file meets these programs
+
+
+@pytest.fixture
+def untyped():
+    """Without the hook that checks annotations in tests; it knows no symbolic batches."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

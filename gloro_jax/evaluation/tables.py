@@ -50,4 +50,6 @@ def norms(frozen: FrozenNet) -> Table:
     for name, norm in frozen.layer_norms().items():
         table.add_row(name, f"{norm:.5f}")
     table.add_row("K, the whole body", f"{frozen.lipschitz:.5f}", end_section=True)
+    if frozen.flushed:
+        table.add_row("weights below the smallest normal float32, set to 0", str(frozen.flushed))
     return table

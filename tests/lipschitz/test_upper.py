@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -290,14 +289,6 @@ def test_where_lapack_fails_the_bound_is_loose_and_finite(strides, monkeypatch):
     loose = float(conv_norm(kernel, **options)), float(matrix_norm(matrix))
     for found, truth in zip(loose, honest, strict=True):
         assert truth * (1 - 1e-6) <= found < 10 * truth
-
-
-@pytest.fixture
-def untyped():
-    """Without the hook that checks annotations in tests, as users call."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("untyped")

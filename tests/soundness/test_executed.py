@@ -7,7 +7,6 @@ import sys
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -66,14 +65,6 @@ def test_flags_of_the_process_are_refused_by_name():
     assert run.returncode == 1
     assert "RuntimeError: XLA compiles here as if" in run.stderr
     assert flags in run.stderr
-
-
-@pytest.fixture
-def untyped():
-    """The hook that checks annotations in tests does not know symbolic batches."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("untyped")

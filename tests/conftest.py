@@ -26,8 +26,8 @@ TESTS = Path(__file__).parent
 # What these files test does not hang on how well XLA optimises, and they compile most of the time.
 # Certificates, norms, margins and golden numbers are tested on the programs that users run.
 COMPILED_QUICKLY = {
-    "training", "data", "evaluation", "test_cli", "test_docs", "test_layers", "test_losses",
-    "test_orthogonal", "test_runs", "test_torch_import",
+    "training", "data", "evaluation", "test_cli", "test_docs", "test_forgeries", "test_layers",
+    "test_losses", "test_norms", "test_orthogonal", "test_runs", "test_torch_import",
 }  # fmt: skip
 # Files that take longest go first, so that no worker is left with one at the end.
 LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_certificates")

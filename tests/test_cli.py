@@ -296,6 +296,7 @@ def rewritten(own_file, path, **changes):
     return str(path)
 
 
+@pytest.mark.slow
 def test_other_images_do_not_pass_for_the_runs_validation_images(
     own_run, own_file, capsys, tmp_path
 ):

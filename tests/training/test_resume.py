@@ -295,10 +295,12 @@ def change_position(folder):
     path.write_text(path.read_text().replace('"batches": 2', '"batches": 1'))
 
 
-OTHERS = [pytest.param(d, marks=pytest.mark.slow) for d in (empty, lose_position, change_position)]
+OTHERS = (flip, empty, lose_position, change_position)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, *OTHERS])
+@pytest.mark.parametrize(
+    "damage", [truncate, *(pytest.param(d, marks=pytest.mark.slow) for d in OTHERS)]
+)
 def test_a_damaged_checkpoint_is_named_and_never_passed_over(tiny_data, whole, interrupted, damage):
     damage(interrupted / "checkpoints" / "20")
     with pytest.raises(ValueError, match=r"step 20, .* is damaged: .*--resume-step 11"):

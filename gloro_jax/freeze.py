@@ -29,6 +29,7 @@ from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.margins import head_distance_bounds
 from gloro_jax.platforms import is_tracing
+from gloro_jax.program.settle import evaluated
 
 
 def freeze(
@@ -133,7 +134,10 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
         # Bounded is what runs, and a FrozenNet runs in float32.
         return jax.tree.map(lambda array: array.astype(jnp.float32), made)
 
-    return jax.jit(collect)(kept)
+    # Most weights are in the tree as they are: nothing to compile, unless a layer computes its own.
+    traced = jax.jit(collect).trace(kept)
+    leaves = evaluated(traced.jaxpr, jax.tree.leaves(kept))
+    return jax.tree.unflatten(jax.tree.structure(traced.out_info), leaves)
 
 
 def _flushed(operators: Any) -> tuple[Any, int]:

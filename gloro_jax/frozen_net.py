@@ -267,7 +267,7 @@ def assemble(
             norms make, or a digest is given and does not match.
     """
     # Copies: an array made from NumPy's memory would change with it.
-    arrays = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), frozen)
+    arrays = jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), frozen)
     traced = trace(net, arrays, input_shape=input_shape)
     lipschitz = _finite_up(traced.lipschitz)
     longest = jnp.asarray(traced.longest)

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 
 import gloro_jax as gj  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
+from tests import draws  # noqa: E402
 
 TESTS = Path(__file__).parent
 # What these files test does not hang on how well XLA optimises, and they compile most of the time.
@@ -75,13 +76,10 @@ def untyped():
 def small_net():
     """A convolutional net on 8 x 8 images with weights away from their symmetric start."""
     net = GloroCNN(convs=((8, 3, 1), (8, 4, 2)), dense=(16,), num_classes=5).build()
-    x = jax.random.uniform(jax.random.key(1), (12, 8, 8, 1))
-    variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(
-        jax.random.key(0)
-    )
-    noise = jax.tree.map(
-        lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), variables["params"]
-    )
+    x = draws.uniform(1, (12, 8, 8, 1))
+    init = jax.jit(lambda key: net.init(key, x, norms=gj.PowerIteration(steps=5)))
+    variables = init(draws.key(0))
+    noise = jax.tree.map(lambda p: p + 0.1 * draws.normal(p.size, p.shape), variables["params"])
     return net, {**variables, "params": noise}, x
 
 

@@ -1,7 +1,6 @@
 """Arbitrary numbers for tests, by NumPy: a draw of JAX's is compiled anew for every shape."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -12,9 +11,9 @@ def key(seed):
 
 def normal(seed, shape):
     """Standard normal, float32."""
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+    return jax.device_put(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def uniform(seed, shape):
     """Uniform in [0, 1), float32."""
-    return jnp.asarray(np.random.default_rng(seed).random(shape, np.float32))
+    return jax.device_put(np.random.default_rng(seed).random(shape, np.float32))

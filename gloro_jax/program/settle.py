@@ -13,6 +13,8 @@ from jax.core import Tracer
 from gloro_jax.lipschitz.doors import NAME, copied
 
 _FINAL_NAME = "bounded_door"
+_COMPILED = ("jit", "pjit")
+_SHORT = 8  # equations
 
 
 def folded(closed: Any) -> Any:
@@ -37,10 +39,41 @@ def folded(closed: Any) -> Any:
 
 
 def computed(equation: Any, values: list[Any]) -> list[Any]:
-    """The results of one equation."""
+    """The results of one equation.
+
+    A function that is compiled in one piece, `jnp.where` say, is a program within one equation.
+    JAX would compile it anew for each trace; what it compiled for single equations it keeps.
+    """
+    inner = equation.params.get("jaxpr")
+    if equation.primitive.name in _COMPILED:
+        return evaluated(inner, values)
     params = equation.primitive.get_bind_params(equation.params)
     out = equation.primitive.bind(*values, **params)
     return out if equation.primitive.multiple_results else [out]
+
+
+def evaluated(closed: Any, values: list[Any]) -> list[Any]:
+    """The results of a program: a short one equation by equation, a long one compiled."""
+    jaxpr = closed.jaxpr.replace(eqns=_needed(closed.jaxpr))
+    if len(jaxpr.eqns) > _SHORT:
+        return jax.jit(jax.extend.core.jaxpr_as_fun(closed.replace(jaxpr=jaxpr)))(*values)
+    known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    known |= zip(jaxpr.invars, values, strict=True)
+    for equation in jaxpr.eqns:
+        given = [a.val if _is_literal(a) else known[a] for a in equation.invars]
+        known |= zip(equation.outvars, computed(equation, given), strict=True)
+    return [a.val if _is_literal(a) else known[a] for a in jaxpr.outvars]
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations that the results depend on."""
+    wanted = {a for a in jaxpr.outvars if not _is_literal(a)}
+    equations = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or not wanted.isdisjoint(equation.outvars):
+            equations.append(equation)
+            wanted |= {a for a in equation.invars if not _is_literal(a)}
+    return equations[::-1]
 
 
 def without_numbers(closed: Any) -> Any:

@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.extend.core
 import numpy as np
 
 from gloro_jax.lipschitz.doors import Passage
+from gloro_jax.program.settle import evaluated
 
 # Functions of the certificate format that map zeros to zeros.
 _ZERO_AT_ZERO = (
@@ -68,8 +67,9 @@ class Visit:
 
     def executed(self, value: np.ndarray) -> list[np.ndarray]:
         """What comes out for an activation with bound 1."""
-        run, one = jax.extend.core.jaxpr_as_fun(self.closed), np.float32(1)
-        return [np.asarray(out) for out in run(value, one, one, *(o.get() for o in self.others))]
+        one = np.float32(1)
+        given = [value, one, one, *(operand.get() for operand in self.others)]
+        return [np.asarray(out) for out in evaluated(self.closed, given)]
 
     def _zeros(self) -> np.ndarray:
         return np.zeros(self.closed.in_avals[0].shape, self.closed.in_avals[0].dtype)

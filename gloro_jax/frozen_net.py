@@ -22,7 +22,7 @@ from gloro_jax.identity import (
 from gloro_jax.layers.base import FrozenLinear
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import float32_up, is_finite
-from gloro_jax.lipschitz.steps import Steps
+from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.margins import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
 from gloro_jax.program import Program, body_of, trace
@@ -161,8 +161,9 @@ class FrozenNet:
         return float(self._frozen["lipschitz"])
 
     def layer_norms(self) -> dict[str, float]:
-        """The guaranteed norm of every linear layer, by its path; the largest of stacked ones."""
-        return {path: float(np.max(norms)) for path, norms in self.stored_norms().items()}
+        """The guaranteed norm of every linear layer by path, in order; the largest of stacks."""
+        found = {path: float(np.max(norms)) for path, norms in self.stored_norms().items()}
+        return {path: found[path] for path in [*layers_of(self.steps()), *found] if path in found}
 
     def head(self) -> FrozenHead:
         """The head as executed, and its distances."""

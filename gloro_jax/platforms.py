@@ -71,6 +71,14 @@ def check_arithmetic() -> None:
         )
 
 
+def memory() -> int:
+    """Bytes of memory of this machine; very many where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**62
+
+
 def scan_unroll(length: int) -> int:
     """How far to unroll a scan whose body differentiates convolutions.
 

@@ -79,7 +79,7 @@ def small_net():
     x = draws.uniform(1, (12, 8, 8, 1))
     init = jax.jit(lambda key: net.init(key, x, norms=gj.PowerIteration(steps=5)))
     variables = init(draws.key(0))
-    noise = jax.tree.map(lambda p: p + 0.1 * draws.normal(p.size, p.shape), variables["params"])
+    noise = jax.tree.map(lambda p: p + 0.1 * draws.normal(p.size + 5, p.shape), variables["params"])
     return net, {**variables, "params": noise}, x
 
 

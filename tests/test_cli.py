@@ -269,7 +269,7 @@ def test_a_file_of_ones_own_is_prepared_shown_trained_on_and_reported(
 
 @pytest.fixture(scope="module")
 def own_run(own_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own-run") / "[run]"
+    folder = tmp_path_factory.mktemp("own-run") / "[run"
     words = ["train", "digits", "--run", str(folder), "--data", str(own_file), "--epochs", "1"]
     with pytest.raises(SystemExit) as exit_info:
         main([*words, "--model.dense", "8", "--validation", "0.05"])
@@ -329,7 +329,7 @@ def test_a_page_says_which_images_it_is_about(own_run, own_file, capsys, tmp_pat
     )  # fmt: skip
     assert code == 0
     assert "own.npz, train split" in page.read_text()
-    assert "[run]: VRA" in out
+    assert "[run: VRA" in out
 
 
 GOLDEN = Path(__file__).parent / "golden" / "liresnet_cifar.npz"

@@ -26,6 +26,7 @@ from gloro_jax.certificates.claims import claim_norm
 from gloro_jax.certificates.describe import describe, weights
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.paths import local
 from gloro_jax.platforms import jit
 from gloro_jax.version import __version__
 
@@ -96,7 +97,7 @@ def write(
         ValueError: if images, labels or epsilon do not fit, a layer has no proof, a stored norm is
             refuted from below, or the float32 network disagrees with the network in the file.
     """
-    path, exact = Path(out), as_fraction(epsilon)
+    path, exact = local(out), as_fraction(epsilon)
     _check(path, frozen, images, labels)
     network, header, arrays = _network(frozen, on_progress)
     points = _points(network, frozen, images, labels, checker.rounded_up(exact), on_progress)

@@ -178,6 +178,7 @@ def open_run(run: Path, selection: Selection) -> Opened:
     """
     config = runs.read_config(run, sections=("data", "training"))
     frozen = runs.load(run, checkpoint=selection.checkpoint)
+    say_if_unfinished(run)
     data = data_config(run, config, data=selection.data, directory=selection.data_dir)
     radius = config["training"]["epsilon"] if selection.epsilon is None else selection.epsilon
     if selection.split == "test":
@@ -200,6 +201,14 @@ def open_run(run: Path, selection: Selection) -> Opened:
     return Opened(
         frozen, split, float(certificates.as_fraction(radius)), source, f"{run}, {source}"
     )
+
+
+def say_if_unfinished(run: Path) -> None:
+    """One line on standard error about a run whose training has not ended."""
+    if words := runs.unfinished(run):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold yellow]{escape(words)}[/]"
+        )
 
 
 def data_config(

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from gloro_jax import certificates, runs, torch_import
 from gloro_jax import export as exporting
+from gloro_jax.cli.evaluate import say_if_unfinished
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.tables import norms
 
@@ -80,6 +81,7 @@ def export(words: list[str]) -> int:
     options: ExportOptions = parse(ExportOptions, "export", words)
     config = runs.read_config(options.run, sections=("data", "training"))
     frozen = runs.load(options.run, checkpoint=options.checkpoint)
+    say_if_unfinished(options.run)
     radius = config["training"]["epsilon"] if options.epsilon is None else options.epsilon
     epsilon = float(certificates.as_fraction(radius))
     folder = exporting.write(
@@ -98,6 +100,8 @@ def _about(options: ExportOptions, config: dict[str, Any]) -> dict[str, Any]:
     model, data = config.get("model") or {}, config["data"]
     about = {"Run": options.run.name, "Network": model.get("family", "GloroCNN")}
     about["Checkpoint"] = options.checkpoint
+    if words := runs.unfinished(options.run):
+        about["Training"] = words
     if data.get("name"):
         about["Trained on"] = data["name"]
     if "imported" in config:

@@ -1,11 +1,15 @@
 """Words into options, for every command alike."""
 
+import dataclasses
 import difflib
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from gloro_jax.paths import local
 
 _REGISTRY = ConstructorRegistry()
 
@@ -32,8 +36,15 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def parse(options: Any, command: str, words: list[str]) -> Any:
-    """The options dataclass filled from the words after `gloro-jax command`."""
-    return tyro.cli(options, prog=f"gloro-jax {command}", args=words, registry=_REGISTRY)
+    """The options dataclass filled from the words after `gloro-jax command`.
+
+    Raises:
+        ValueError: if a path among them is none of this machine's.
+    """
+    found = tyro.cli(options, prog=f"gloro-jax {command}", args=words, registry=_REGISTRY)
+    values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    paths = {name: local(value) for name, value in values.items() if isinstance(value, Path)}
+    return dataclasses.replace(found, **paths)
 
 
 def known(word: str, table: Any, *, what: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_CHANNELS = (1, 3, 4)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -23,6 +25,10 @@ class Split:
     def __post_init__(self) -> None:
         check_images(self.images)
         check_labels(self.labels, count=len(self.images))
+        for name in ("images", "labels"):  # as this machine orders bytes; JAX takes no other
+            array: np.ndarray = getattr(self, name)
+            native = array.astype(array.dtype.newbyteorder("="), copy=False)
+            object.__setattr__(self, name, native)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,11 +79,6 @@ class Dataset:
     origin: DataConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.num_classes > len(self.train) + len(self.validation):
-            raise ValueError(
-                f"There are {self.num_classes} classes, by the largest label, and fewer training "
-                "images than that. Number the labels from 0 without gaps."
-            )
         names = self.class_names or tuple(str(label) for label in range(self.num_classes))
         if len(names) != self.num_classes:
             raise ValueError(
@@ -122,7 +123,8 @@ def from_arrays(
     """A dataset from arrays of one's own; validation is carved out of the training arrays.
 
     Args:
-        train: images (n, H, W, C), uint8 or float32 in [0, 1], and labels (n,).
+        train: images (n, H, W, C), or (n, H, W) for one channel, uint8 or float32 in [0, 1], and
+            labels (n,).
         test: likewise.
         validation: the share of the training arrays, in every class alike.
         seed: of the choice of validation images.
@@ -136,10 +138,13 @@ def from_arrays(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation is a share between 0 and 1, got {validation}.")
-    images, labels = np.asarray(train[0]), np.asarray(train[1])
-    whole, held_out = Split(images, labels), Split(np.asarray(test[0]), np.asarray(test[1]))
-    classes = len(class_names) or int(max(labels.max(), held_out.labels.max())) + 1
-    is_validation = stratified(whole.labels, share=validation, seed=seed)
+    whole, held_out = (_split(*arrays) for arrays in (train, test))
+    images, labels = whole.images, whole.labels
+    largest = int(max(labels.max(), held_out.labels.max()))
+    classes = len(class_names) or largest + 1
+    check_labels(labels, count=len(labels), num_classes=classes)
+    check_classes(labels, num_classes=min(classes, largest + 1))
+    is_validation = stratified(labels, share=validation, seed=seed)
     return Dataset(
         name=name,
         train=Split(images[~is_validation], labels[~is_validation]),
@@ -151,16 +156,43 @@ def from_arrays(
     )
 
 
+def _split(images: Any, labels: Any) -> Split:
+    images, labels = np.asarray(images), np.asarray(labels)
+    return Split(images[..., None] if images.ndim == 3 else images, labels)
+
+
+def check_classes(labels: np.ndarray, *, num_classes: int) -> None:
+    """Raises a ValueError unless every class from 0 to `num_classes` - 1 is among the labels."""
+    found = np.unique(labels)  # before anything is made that is as large as the largest label
+    if len(found) == num_classes or num_classes < 2:
+        return
+    first = next(i for i, label in enumerate([*found.tolist(), -1]) if label != i)
+    way_out = "Number the classes from 0 without gaps."
+    if found[0] == 1 and len(found) == found[-1]:
+        way_out = "These run from 1: subtract 1 from all labels, of every split."
+    raise ValueError(
+        f"No training image has label {first}: there are {len(found)} different training labels, "
+        f"from {found[0]} to {found[-1]}, and {num_classes} classes. {way_out}"
+    )
+
+
 def check_images(images: Any) -> None:
     """Raises a TypeError or a ValueError unless `images` are (n, H, W, C) in [0, 1] or uint8."""
-    if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+    kind = getattr(images, "dtype", None)
+    native = kind.newbyteorder("=") if isinstance(kind, np.dtype) else kind
+    if not isinstance(images, np.ndarray) or native not in (np.uint8, np.float32):
         raise TypeError(
             "Images are a NumPy array of uint8, or of float32 in [0, 1] (.astype('float32')); got "
             f"{getattr(images, 'dtype', type(images).__name__)}."
         )
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"Images have shape (n, H, W, C), none of them 0; got {images.shape}.")
-    if images.dtype == np.float32:
+    if images.shape[1] in _CHANNELS and images.shape[3] > max(_CHANNELS) < images.shape[2]:
+        raise ValueError(
+            f"Images have shape (n, H, W, C), and {images.shape} looks like (n, C, H, W), as "
+            "PyTorch has them. Move the channels to the end: np.moveaxis(images, 1, -1)."
+        )
+    if native == np.float32:
         strange = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
         if len(strange):
             raise ValueError(
@@ -180,10 +212,12 @@ def check_labels(labels: Any, *, count: int, num_classes: int | None = None) -> 
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(
             "Labels are a NumPy array of integers, got "
-            f"{getattr(labels, 'dtype', type(labels).__name__)}."
+            f"{getattr(labels, 'dtype', type(labels).__name__)}{_cure(labels)}"
         )
     if labels.shape != (count,):
-        raise ValueError(f"There is one label per image: {count} images, labels {labels.shape}.")
+        raise ValueError(
+            f"There is one label per image: {count} images, labels {labels.shape}{_cure(labels)}"
+        )
     limit = np.inf if num_classes is None else num_classes
     bad = np.nonzero((labels < 0) | (labels >= limit))[0]
     if len(bad):
@@ -192,6 +226,19 @@ def check_labels(labels: Any, *, count: int, num_classes: int | None = None) -> 
             f"Labels run {allowed}; label {labels[bad[0]]} of example {bad[0]} does not "
             f"({len(bad)} such labels)."
         )
+
+
+def _cure(labels: Any) -> str:
+    """How to make class numbers of labels that are one-hot, or whole numbers of another type."""
+    array = np.asarray(labels)
+    is_table = array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "biuf"
+    if is_table and (np.sort(array, axis=1) == np.eye(array.shape[1])[-1]).all():
+        return ", one-hot. Give class numbers: labels.argmax(axis=1)."
+    if array.dtype.kind == "f" and array.size and np.array_equal(array, np.round(array)):
+        return ". They are whole numbers: labels.astype(int)."
+    if array.dtype.kind in "US":
+        return ". Number the names: class_names, labels = np.unique(names, return_inverse=True)."
+    return "."
 
 
 def stratified(labels: np.ndarray, *, share: float, seed: int) -> np.ndarray:

@@ -4,20 +4,19 @@ import collections
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from gloro_jax.data.images import SUFFIXES, Looks, decoded, loaded, look, opened
 from gloro_jax.data.store import Examples
 
-_SPLITS = {"train": "train", "test": "test", "val": "test", "validation": "test"}
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_SPLITS = {
+    "train": "train", "training": "train",
+    "test": "test", "val": "test", "valid": "test", "validation": "test",
+}  # fmt: skip
+_ANNOTATIONS = "val_annotations.txt"  # of Tiny-ImageNet: file, class, and a box, by tabs
+# What operating systems leave in folders, beside names that begin with a dot.
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}
 
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # transparency is dropped
-
-
-class _Looks(NamedTuple):
-    size: tuple[int, int]  # (height, width)
-    channels: int
-    is_plain: bool  # PNG or JPEG, in a mode that decodes to the stored shape
+Files = list[tuple[Path, int]]
 
 
 def read_folders(
@@ -26,26 +25,20 @@ def read_folders(
     """The splits of a tree, its class names, and the shape of its images.
 
     Grey images become one channel if all are grey, otherwise all become RGB. Images are stored
-    as they are where that loses nothing, as PNG otherwise.
+    as they are where that loses nothing, as PNG otherwise: upright, and flat on white.
+    Tiny-ImageNet is read as its archive lays it out; its unlabelled test images are left out.
 
     Raises:
         FileNotFoundError: if the folder is not there.
-        ValueError: if there is no train and test folder, classes differ between them, a folder
-            is empty, sizes differ, or a file is no image; each is named.
+        ValueError: if there is no train and test folder, a class has no training images, a folder
+            holds something else, sizes differ, or a file is no image; each is named.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder (and does not end in .npz).")
-    found = _find_splits(folder)
-    class_names = _class_names(found)
-    files = {
-        split: [(p, label) for label, name in enumerate(class_names) for p in _images(path / name)]
-        for split, path in found.items()
-    }
-    everything = [path for pairs in files.values() for path, _ in pairs]
-    looks = {path: _look(path) for path in everything}
+    files, class_names = _tiny(folder) if _is_tiny(folder) else _tree(folder)
+    looks = {path: look(path) for pairs in files.values() for path, _ in pairs}
     size = resize or _one_size(folder, looks)
-    channels = max(look.channels for look in looks.values())
-    shape = (*size, channels)
+    shape = (*size, max(one.channels for one in looks.values()))
     splits = {
         split: Examples(len(pairs), _encoding(pairs, looks, shape))
         for split, pairs in files.items()
@@ -53,10 +46,62 @@ def read_folders(
     return splits, class_names, shape
 
 
+def _tree(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    found = _find_splits(folder)
+    class_names = _class_names(found)
+    files = {
+        split: [
+            (image, label)
+            for label, name in enumerate(class_names)
+            for image in _images(path / name, may_be_empty=split == "test")
+        ]
+        for split, path in found.items()
+    }
+    if not files["test"]:
+        raise ValueError(f"{found['test']} holds no image in any of its class folders.")
+    return files, class_names
+
+
+def _is_tiny(folder: Path) -> bool:
+    return (folder / "val" / _ANNOTATIONS).is_file()
+
+
+def _tiny(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Tiny-ImageNet: train/CLASS/images, and val/images with a list of their classes."""
+    train = folder / "train"
+    if not train.is_dir():
+        raise ValueError(f"{folder} has a val folder as Tiny-ImageNet has it, and no train folder.")
+    class_names = tuple(sorted(path.name for path in _entries(train) if path.is_dir()))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    files: dict[str, Files] = {
+        "train": [(p, label_of[n]) for n in class_names for p in _images(train / n / "images")],
+        "test": [],
+    }
+    annotations = folder / "val" / _ANNOTATIONS
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+        name, label, *_ = [*line.split("\t"), "", ""]
+        image = folder / "val" / "images" / name
+        if label not in label_of or not name or not image.is_file():
+            raise ValueError(
+                f"{annotations}, line {number}: {name!r} of class {label!r}. The image must be in "
+                "val/images and its class be a folder of train."
+            )
+        files["test"].append((image, label_of[label]))
+    if not files["test"]:
+        raise ValueError(f"{annotations} names no image.")
+    return files, class_names
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in order, without what operating systems left there."""
+    found = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    return sorted(path for path in found if path.name.lower() not in _LITTER)
+
+
 def _find_splits(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and p.name in _SPLITS):
-        other = found.setdefault(_SPLITS[path.name], path)
+    for path in (p for p in _entries(folder) if p.is_dir() and p.name.lower() in _SPLITS):
+        other = found.setdefault(_SPLITS[path.name.lower()], path)
         if other != path:
             raise ValueError(
                 f"{folder} has {other.name} and {path.name}, and only one can be the test split. "
@@ -72,51 +117,37 @@ def _find_splits(folder: Path) -> dict[str, Path]:
 
 
 def _class_names(found: dict[str, Path]) -> tuple[str, ...]:
+    """Those of train; test may lack some."""
     classes = {
-        split: {p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
-        for split, path in found.items()
+        split: {p.name for p in _entries(path) if p.is_dir()} for split, path in found.items()
     }
-    if classes["train"] != classes["test"]:
-        only_train = sorted(classes["train"] - classes["test"])
-        only_test = sorted(classes["test"] - classes["train"])
+    if unknown := sorted(classes["test"] - classes["train"]):
         raise ValueError(
-            f"Class folders must match between splits: only in train {only_train or 'none'}, "
-            f"only in test {only_test or 'none'}."
+            f"{found['test']} has the class folders {', '.join(unknown[:5])}"
+            f"{', ...' * (len(unknown) > 5)}, which {found['train']} does not have "
+            f"({', '.join(sorted(classes['train'])[:5])}, ...): what was never trained cannot be "
+            "predicted. Move them away, or give them training images."
         )
     if len(classes["train"]) < 2:
         raise ValueError(f"{found['train']} needs at least 2 class folders.")
     are_numbers = all(name.isdecimal() for name in classes["train"])
-    return tuple(sorted(classes["train"], key=int if are_numbers else None))
+    # 01 and 1 are one number; their own order decides then.
+    return tuple(sorted(sorted(classes["train"]), key=int if are_numbers else None))
 
 
-def _images(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    strange = [p for p in files if p.suffix.lower() not in _SUFFIXES]
-    if strange or not files:
+def _images(folder: Path, *, may_be_empty: bool = False) -> list[Path]:
+    files = _entries(folder) if folder.is_dir() else []
+    strange = [p for p in files if p.suffix.lower() not in SUFFIXES]
+    if strange or not (files or may_be_empty):
         what = f"{strange[0].name}, which is no image file" if strange else "no image"
-        raise ValueError(f"{folder} holds {what}.")
+        raise ValueError(
+            f"{folder} holds {what}. A class folder holds images only "
+            f"({', '.join(sorted(SUFFIXES))})."
+        )
     return files
 
 
-def _look(path: Path) -> _Looks:
-    with _opened(path) as image:
-        is_wide = any("16" in str(tile[3]) for tile in image.tile)  # read as 8 bits by Pillow
-        if image.mode not in _MODES or is_wide:
-            raise ValueError(
-                f"{path} has pixels of mode {image.mode}{' with 16 bits' * is_wide}; images have 8 "
-                "bits per channel. Convert it first."
-            )
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(
-                f"{path} is an animation of {image.n_frames} images; images are still."
-            )
-        width, height = image.size
-        is_grey = image.mode in ("1", "L")
-        is_plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB")
-        return _Looks((height, width), 1 if is_grey else 3, is_plain)
-
-
-def _one_size(folder: Path, looks: dict[Path, _Looks]) -> tuple[int, int]:
+def _one_size(folder: Path, looks: dict[Path, Looks]) -> tuple[int, int]:
     sizes = [look.size for look in looks.values()]
     usual = collections.Counter(sizes).most_common(1)[0][0]
     odd = [path for path, look in looks.items() if look.size != usual]
@@ -131,33 +162,19 @@ def _one_size(folder: Path, looks: dict[Path, _Looks]) -> tuple[int, int]:
 
 
 def _encoding(
-    pairs: list[tuple[Path, int]], looks: dict[Path, _Looks], shape: tuple[int, int, int]
+    pairs: list[tuple[Path, int]], looks: dict[Path, Looks], shape: tuple[int, int, int]
 ) -> Callable[[], Iterator[tuple[bytes, int]]]:
     height, width, channels = shape
 
     def encoded() -> Iterator[tuple[bytes, int]]:
         for path, label in pairs:
-            with _opened(path) as image:
-                try:
-                    image.load()
-                except Exception as error:  # Pillow raises what the codec raises
-                    raise ValueError(f"{path} is a damaged image: {error}.") from None
-                if looks[path] == ((height, width), channels, True):
-                    yield path.read_bytes(), label
-                    continue
-                plain = image.convert("L" if channels == 1 else "RGB")
-                resized = plain if plain.size == (width, height) else plain.resize((width, height))
-                buffer = io.BytesIO()
-                resized.save(buffer, "png")
-                yield buffer.getvalue(), label
+            if looks[path] == ((height, width), channels, True):
+                with opened(path) as image:
+                    loaded(path, image)
+                yield path.read_bytes(), label
+                continue
+            buffer = io.BytesIO()
+            decoded(path, size=(height, width), channels=channels).save(buffer, "png")
+            yield buffer.getvalue(), label
 
     return encoded
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be opened as an image: {error}.") from None

@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.data.dataset import Split
+from gloro_jax.platforms import memory
 
 # What NumPy raises on a file that is cut, altered, or something else altogether.
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError, MemoryError,
     NotImplementedError, RuntimeError,
 )  # fmt: skip
+# Of the machine's memory, what arrays may take: splits are copied, and a batch needs room.
+_SHARE_OF_MEMORY = 0.5
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+class TooLargeError(ValueError):
+    """A file whose arrays would not fit into memory."""
 
 
 def is_npz(source: str) -> bool:
@@ -62,11 +69,26 @@ def open_npz(path: Path) -> Iterator[Any]:
     Raises:
         ValueError: if it is no zip archive; NumPy would speak of pickles. Reading damaged arrays
             raises errors of many types.
+        TooLargeError: if its arrays would not fit into memory.
     """
     if not zipfile.is_zipfile(path):
         raise ValueError("it is no zip archive")
+    _check_size(path)
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         yield file
+
+
+def _check_size(path: Path) -> None:
+    """Looks at what the archive says it holds, before one array is unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    limit = memory() * _SHARE_OF_MEMORY
+    if unpacked > limit:
+        raise TooLargeError(
+            f"{path} takes {unpacked / 2**30:.1f} GiB unpacked, and there are "
+            f"{limit / 2**30:.1f} GiB of memory for it here. Store images as uint8, make them "
+            "smaller, or take a machine with more memory."
+        )
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -77,6 +99,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         if strange:
             raise ValueError(f"{strange[0]} is no array")
         return arrays
+    except TooLargeError:
+        raise
     except _DAMAGE as error:
         raise ValueError(
             f"{path} is damaged, or no .npz file of plain arrays ({error}). Write it with "

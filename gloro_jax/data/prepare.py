@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.data import store
+from gloro_jax.data.dataset import check_classes
 from gloro_jax.data.folders import read_folders
 from gloro_jax.data.npz import Arrays, is_npz, read_npz
 from gloro_jax.data.sources import STOCK
@@ -104,6 +105,8 @@ def _from_arrays(
                 "--data FILE.npz."
             )
     classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
+    # Before names are made for as many classes as the largest label says.
+    check_classes(arrays["train" if "train" in arrays else "test"][1], num_classes=classes)
     names = class_names or tuple(_CLASS_NAMES[name].split(",") if name in _CLASS_NAMES else ())
     if class_names and len(class_names) < classes:
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 from gloro_jax.data import store
 from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
 from gloro_jax.data.npz import is_npz, read_npz
+from gloro_jax.paths import local
 
 # Sets that `gloro-jax data prepare NAME` knows how to fetch through tensorflow-datasets.
 STOCK = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100")
@@ -83,7 +84,7 @@ def digits(config: DataConfig | None = None) -> Dataset:
 
 def _read(config: DataConfig) -> tuple[store.Arrays, tuple[str, ...]]:
     if is_npz(config.source):
-        return read_npz(Path(config.source))
+        return read_npz(local(config.source))
     directory = store.data_directory(config.directory)
     if store.is_prepared(config.source, directory):
         return store.read(config.source, directory)

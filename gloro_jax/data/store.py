@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.data.npz import Arrays
+from gloro_jax.paths import local
 
 VERSION = "1.0.0"
 _BUILDER, _CONTENTS = "gloro_images", "contents.json"
@@ -43,7 +44,7 @@ class Examples:
 def data_directory(directory: str | None = None) -> Path:
     """Where prepared sets are: `directory`, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     chosen = directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().resolve()
+    return local(chosen).resolve()
 
 
 def set_folder(name: str, directory: Path) -> Path:

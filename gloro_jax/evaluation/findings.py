@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gloro_jax import runs
-from gloro_jax.alarms import norm_alarm
+from gloro_jax.alarms import lower_norms, norm_alarm
 from gloro_jax.data.dataset import Split
 from gloro_jax.evaluation.attacks import AttackReport, attack
 from gloro_jax.evaluation.tightness import Tightness, tightness
@@ -26,7 +26,6 @@ class Findings:
         summary: as in summary.json; empty if the run did not finish.
         history: one row per epoch.
         frozen: the network.
-        last_norms: the guaranteed norms of the last epoch's layers.
         report: certificates of the whole split.
         source: which images these are, in words.
         chosen: (n,) which images of the split were attacked, drawn at random.
@@ -34,6 +33,7 @@ class Findings:
         attack: the nearest change of prediction found around each of those, up to `reach`.
         reach: how far the attack searched.
         tightness: of the Lipschitz bound.
+        lower_norms: of every layer, found from below.
         norm_alarm: what is wrong with the stored norms, in words; empty if nothing is.
     """
 
@@ -42,7 +42,6 @@ class Findings:
     summary: dict[str, Any]
     history: list[dict[str, Any]]
     frozen: FrozenNet
-    last_norms: dict[str, float]
     report: Report
     source: str
     chosen: np.ndarray
@@ -50,6 +49,7 @@ class Findings:
     attack: AttackReport
     reach: float
     tightness: Tightness
+    lower_norms: dict[str, float] = dataclasses.field(default_factory=dict)
     norm_alarm: str = ""
 
     @property
@@ -106,13 +106,13 @@ def look_at(
     found = attack(
         frozen, attacked.images, radii=reach, steps=steps, restarts=1, on_progress=on_progress
     )
+    lower = lower_norms(frozen)
     return Findings(
         name=run.resolve().name,
         config=runs.read_config(run),
         summary=runs.read_summary(run),
         history=runs.read_metrics(run),
         frozen=frozen,
-        last_norms=runs.load(run, checkpoint="last").layer_norms(),
         report=report,
         source=source,
         chosen=chosen,
@@ -120,7 +120,8 @@ def look_at(
         attack=found,
         reach=reach,
         tightness=tightness(frozen, split.images),
-        norm_alarm=norm_alarm(frozen),
+        lower_norms={path: float(np.max(norms)) for path, norms in lower.items()},
+        norm_alarm=norm_alarm(frozen, lower),
     )
 
 

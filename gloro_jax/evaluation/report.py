@@ -68,14 +68,10 @@ def _described(one: Findings) -> dict[str, Any]:
 
 
 def _norms(one: Findings) -> list[dict[str, Any]]:
-    """Per layer of the last epoch: the estimate training used, and the guaranteed norm.
-
-    The guaranteed ones come from the frozen weights, under their digest, not from summary.json.
-    """
-    estimates = one.summary.get("norms", {})
+    """Per layer of the network shown: its norm found from below, and the guaranteed one."""
     return [
-        {"layer": name, "estimate": estimates.get(name, {}).get("estimate"), "guaranteed": norm}
-        for name, norm in one.last_norms.items()
+        {"layer": name, "estimate": one.lower_norms.get(name), "guaranteed": norm}
+        for name, norm in one.frozen.layer_norms().items()
     ]
 
 

@@ -22,6 +22,7 @@ from gloro_jax.export.card import model_card
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.identity import digest_text, digest_words
 from gloro_jax.margins import as_epsilon
+from gloro_jax.paths import local
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__
 
@@ -103,7 +104,7 @@ def write(
     if not isinstance(frozen, FrozenNet):
         raise TypeError(f"export takes a FrozenNet, got {type(frozen).__name__}: gj.freeze first.")
     frozen.check_digest()
-    folder = Path(out)
+    folder = local(out)
     if folder.exists():
         raise FileExistsError(f"{folder} exists. An export is never overwritten: choose another.")
     program = _program(frozen)
@@ -132,7 +133,7 @@ def read(folder: str | os.PathLike[str]) -> Exported:
         FileNotFoundError: if the folder or a file is not there.
         ValueError: if a file is damaged, or its digest is not the manifest's.
     """
-    path = Path(folder)
+    path = local(folder)
     if not (path / _MANIFEST).is_file():
         raise FileNotFoundError(f"{path} is no export: it has no {_MANIFEST}.")
     try:

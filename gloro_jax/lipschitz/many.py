@@ -1,7 +1,6 @@
 """Norms of many operators: large ones in processes beside each other, with one BLAS thread each."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,11 +48,15 @@ def lower_norms(operator: Operator) -> np.ndarray:
 
 
 def _each(operators: list[Operator]) -> Iterator[float]:
-    workers = min(os.cpu_count() or 1, sum(o.kernel.size >= _LARGE for o in operators))
-    if workers < 2:
+    large = sum(o.kernel.size >= _LARGE for o in operators)
+    if large < 2:
         return map(_norm, operators)
     import joblib
 
+    # joblib counts the CPUs that a scheduler or a container grants, which os does not.
+    workers = min(joblib.cpu_count(), large)
+    if workers < 2:
+        return map(_norm, operators)
     # Workers start afresh: safe beside the threads of JAX, and in scripts without a main guard.
     parallel: Any = joblib.Parallel(n_jobs=workers, return_as="generator")
     return parallel(joblib.delayed(_norm)(operator) for operator in operators)

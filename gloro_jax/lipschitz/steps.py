@@ -47,6 +47,16 @@ def joined(a: Steps, b: Steps) -> Steps:
     return (*a[:shared], Step("sum", branches=(a[shared:], b[shared:])))
 
 
+def layers_of(steps: Steps) -> list[str]:
+    """The paths of the layers that steps name, in their order."""
+    found: list[str] = []
+    for step in steps:
+        found += [str(value) for name, value in step.options if name == "layer"]
+        for branch in step.branches:
+            found += layers_of(branch)
+    return found
+
+
 def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, tuple | list) else value
 

@@ -14,7 +14,7 @@ from gloro_jax.lipschitz.doors import NAME, copied
 
 _FINAL_NAME = "bounded_door"
 _COMPILED = ("jit", "pjit")
-_SHORT = 8  # equations
+_SHORT = 200  # equations
 
 
 def folded(closed: Any) -> Any:

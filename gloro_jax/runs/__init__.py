@@ -15,6 +15,7 @@ Loading reads JSON and arrays; it never executes anything a file says.
 from gloro_jax.runs.folder import check_model as check_model
 from gloro_jax.runs.folder import check_new as check_new
 from gloro_jax.runs.folder import create as create
+from gloro_jax.runs.folder import identity as identity
 from gloro_jax.runs.folder import is_unborn as is_unborn
 from gloro_jax.runs.folder import locked as locked
 from gloro_jax.runs.folder import read_config as read_config
@@ -22,6 +23,7 @@ from gloro_jax.runs.folder import read_metrics as read_metrics
 from gloro_jax.runs.folder import read_summary as read_summary
 from gloro_jax.runs.folder import reopen as reopen
 from gloro_jax.runs.folder import set_aside as set_aside
+from gloro_jax.runs.folder import unfinished as unfinished
 from gloro_jax.runs.folder import write_config as write_config
 from gloro_jax.runs.folder import write_summary as write_summary
 from gloro_jax.runs.weights import Checkpoint as Checkpoint

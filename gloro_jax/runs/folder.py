@@ -1,6 +1,8 @@
 """Making, reopening and reading run folders; JSON only."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gloro_jax.models import ModelConfig, as_plain, from_plain_model, is_known
+from gloro_jax.paths import local, storable
 from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -28,8 +32,13 @@ def create(run: str | os.PathLike[str]) -> Path:
 
 
 def check_new(run: str | os.PathLike[str]) -> Path:
-    """The folder, or a FileExistsError if something is there already; nothing is written."""
-    folder = Path(run)
+    """The folder, or an error; nothing is written.
+
+    Raises:
+        FileExistsError: if something is there already.
+        ValueError: if checkpoints in such a folder could not be read again.
+    """
+    folder = storable(run)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _taken(folder)
     return folder
@@ -44,7 +53,7 @@ def _taken(folder: Path) -> FileExistsError:
 
 def is_unborn(run: str | os.PathLike[str]) -> bool:
     """Whether a folder is all that a run leaves that died while it was being created."""
-    folder = Path(run)
+    folder = local(run)
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {"none"}
     return left <= {"weights", "config.json.partial"} and not any(folder.glob("weights/*"))
 
@@ -68,7 +77,26 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
             + "\n".join(differences)
             + "\nGive the same options, or choose another --run."
         )
-    return Path(run)
+    return local(run)
+
+
+def identity(run: str | os.PathLike[str]) -> str:
+    """SHA-256 over what decides a run's result: network, data, training, initial weights."""
+    content = json.dumps(_comparable(read_config(run)), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def unfinished(run: str | os.PathLike[str]) -> str:
+    """In words, how far a training came that has not ended; empty if it has, or there was none."""
+    config = read_config(run)
+    epochs = config["training"].get("epochs") if isinstance(config.get("training"), dict) else None
+    if epochs is None or (local(run) / "summary.json").is_file():
+        return ""
+    done = len(read_metrics(run))
+    return (
+        f"The training of {local(run)} has not ended: {done} of {epochs} epochs are done. These "
+        "are its weights so far; gloro-jax train ... --resume goes on."
+    )
 
 
 @contextlib.contextmanager
@@ -85,10 +113,14 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:  # no such locks on this platform
             pass
-        except BlockingIOError:
-            raise FileExistsError(
-                f"Another process is training in {folder}. Wait for it, or choose another --run."
-            ) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise FileExistsError(
+                    f"Another process is training in {folder}. Wait for it, or choose another "
+                    "--run."
+                ) from None
+            if error.errno not in _NO_LOCKS:  # some NFS and Lustre mounts have none
+                raise
         yield
 
 
@@ -125,13 +157,12 @@ def set_aside(folder: Path, checkpoints: list[int]) -> Path:
     for name in names:
         if (folder / name).exists():
             (folder / name).rename(target / name)
-    (folder / "weights").mkdir()
     return target
 
 
 def read_summary(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads summary.json; empty where the run has not finished."""
-    path = Path(run) / "summary.json"
+    path = local(run) / "summary.json"
     return _read_object(path) if path.is_file() else {}
 
 
@@ -146,10 +177,10 @@ def read_config(run: str | os.PathLike[str], *, sections: tuple[str, ...] = ()) 
         FileNotFoundError: if this is no run folder.
         ValueError: if the file is not a JSON object, or lacks a section.
     """
-    path = Path(run) / "config.json"
+    path = local(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{Path(run)} is no run folder: it has no config.json. `gloro-jax train` makes one."
+            f"{path.parent} is no run folder: it has no config.json. `gloro-jax train` makes one."
         )
     config = _read_object(path)
     lacking = [name for name in sections if not isinstance(config.get(name), dict)]
@@ -164,7 +195,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: if another line is damaged.
     """
-    path = Path(run) / "metrics.jsonl"
+    path = local(run) / "metrics.jsonl"
     lines = path.read_text().split("\n") if path.is_file() else [""]
     try:
         rows = [json.loads(line) for line in lines[:-1]]
@@ -196,6 +227,7 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
+    path.parent.mkdir(exist_ok=True)  # weights/ may have been moved away
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -17,6 +17,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import DIGEST_VERSION, named_leaves
 from gloro_jax.models import from_plain_model
+from gloro_jax.paths import local
 from gloro_jax.runs.folder import read_config, write_atomically
 
 Checkpoint = Literal["best", "last"]
@@ -61,7 +62,7 @@ def load_variables(
         FileNotFoundError: if the run holds none; runs made before version 0.1 do not.
         ValueError: if the file is damaged.
     """
-    path = _weights(Path(run), checkpoint, what=".variables")
+    path = _weights(local(run), checkpoint, what=".variables")
     arrays, metadata = _read_arrays(path, formats=(_FORMAT,))
     if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")
@@ -91,7 +92,7 @@ def load(
         FileNotFoundError: if the folder or the checkpoint is not there.
         ValueError: if a file is damaged, belongs to another network, or does not match its digest.
     """
-    path = _weights(Path(run), checkpoint)
+    path = _weights(local(run), checkpoint)
     model = read_config(run).get("model")
     if net is not None:
         built = net
@@ -99,7 +100,7 @@ def load(
         built = from_plain_model(model).build()
     else:
         raise ValueError(
-            f"{Path(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
+            f"{local(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
         )
     arrays, metadata = _read_arrays(path)
     version = int(metadata["format"])

@@ -9,11 +9,14 @@ import safetensors
 import safetensors.numpy
 
 from gloro_jax.data.npz import open_npz
+from gloro_jax.paths import local
 
 State = dict[str, np.ndarray]
 
 # Under these keys training scripts put the state dict of the network beside other things.
 _WRAPPERS = ("backbone", "state_dict", "model")
+# What DataParallel and torch.compile put before every name.
+_WRAPPED = ("module.", "_orig_mod.")
 _PREFIX = "state_dict/"
 
 
@@ -25,7 +28,7 @@ def read_state_dict(file: str | os.PathLike[str]) -> State:
         ImportError: if torch is needed and missing.
         ValueError: if it holds anything but named tensors.
     """
-    path = Path(file)
+    path = local(file)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there.")
     readers = {
@@ -34,11 +37,19 @@ def read_state_dict(file: str | os.PathLike[str]) -> State:
         ".pth": _read_torch,
         ".pt": _read_torch,
     }
-    if path.suffix not in readers:
-        raise ValueError(f"A state dict is a file in one of {sorted(readers)}, got {path.name}.")
-    state = readers[path.suffix](path)
-    prefix = "module." if state and all(name.startswith("module.") for name in state) else ""
-    return {name.removeprefix(prefix): array for name, array in state.items()}
+    suffix = ".pth" if path.name.endswith(".pth.tar") else path.suffix
+    if suffix not in readers:
+        raise ValueError(
+            f"A state dict is a file in one of {[*sorted(readers), '.pth.tar']}, got {path.name}."
+        )
+    state = readers[suffix](path)
+    while prefix := next((p for p in _WRAPPED if _have(state, p)), ""):
+        state = {name.removeprefix(prefix): array for name, array in state.items()}
+    return state
+
+
+def _have(state: State, prefix: str) -> bool:
+    return bool(state) and all(name.startswith(prefix) for name in state)
 
 
 def _read_npz(path: Path) -> State:

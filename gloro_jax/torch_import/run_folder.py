@@ -9,6 +9,7 @@ from gloro_jax.freeze import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
 from gloro_jax.models import as_plain
+from gloro_jax.paths import local
 from gloro_jax.torch_import.files import read_state_dict
 from gloro_jax.torch_import.liresnet import from_state_dict
 from gloro_jax.version import __version__
@@ -41,9 +42,9 @@ def import_torch(
     as_epsilon(epsilon)  # refuses what is no radius
     runs.check_new(out)  # before the norms, which may take minutes
     if data is not None and is_npz(data):
-        if not Path(data).is_file():
+        if not local(data).is_file():
             raise FileNotFoundError(f"{data}, the data to certify on, is not there.")
-        data = str(Path(data).resolve())
+        data = str(local(data).resolve())
     found = from_state_dict(read_state_dict(file), image_size=image_size)
     net = found.model.build()
     frozen = freeze(net, found.variables, input_shape=found.input_shape)

@@ -2,6 +2,7 @@
 
 A checkpoint is a flat dictionary of arrays, the position in the data as JSON, and a SHA-256 over
 both: a truncated or half-copied checkpoint is noticed here, whatever the storage layer makes of it.
+It also holds the identity of its run, so that one of another run is not gone on from.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 Arrays = dict[str, np.ndarray]
 
 _KEPT = 2
+_LONGEST_REASON = 160
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,10 +36,15 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; the newest two are kept."""
+    """The checkpoints of one run folder; the newest two are kept.
 
-    def __init__(self, run: Path) -> None:
-        self._folder = (run / "checkpoints").resolve()
+    Args:
+        run: the run folder.
+        identity: of the run's config and data.
+    """
+
+    def __init__(self, run: Path, *, identity: str = "") -> None:
+        self._folder, self._identity = (run / "checkpoints").resolve(), identity
         options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -53,15 +60,28 @@ class Checkpoints:
         """
         if snapshot.step in self.steps():
             return
-        sealed = {**snapshot.position, "digest": _digest(snapshot)}
+        sealed = {
+            **snapshot.position, "run": self._identity, "digest": _digest(snapshot, self._identity)
+        }  # fmt: skip
         items = ocp.args.Composite(
             arrays=ocp.args.StandardSave(snapshot.arrays), position=ocp.args.JsonSave(sealed)
         )
         self._guarded(snapshot.step, lambda: self._manager.save(snapshot.step, args=items))
 
     def finish(self) -> None:
-        """Waits until what was begun is written; raises an OSError if it could not be."""
-        self._guarded(self._manager.latest_step(), self._manager.wait_until_finished)
+        """Waits until what was begun is written, and reads it back.
+
+        Raises:
+            OSError: if it could not be written, or cannot be read.
+        """
+        newest = self._manager.latest_step()
+
+        def read_back() -> None:
+            self._manager.wait_until_finished()
+            if newest is not None:
+                self._read(newest)
+
+        self._guarded(newest, read_back)
 
     def close(self) -> None:
         """Gives the folder back."""
@@ -71,7 +91,8 @@ class Checkpoints:
         """The newest checkpoint, or that of `step`; None if there is none at all.
 
         Raises:
-            ValueError: if it is damaged or not there. Another one is named, never taken silently.
+            ValueError: if it is damaged, not there, or of another run. Another one is named, never
+                taken silently.
         """
         steps = self.steps()
         if step is None and not steps:
@@ -80,21 +101,31 @@ class Checkpoints:
         if chosen not in steps:
             there = ", ".join(str(step) for step in steps) or "none"
             raise ValueError(f"There is no checkpoint at step {chosen}; there is {there}.")
+        try:
+            snapshot, identity = self._read(chosen)
+        except Exception as error:  # orbax raises whatever its storage layer raised
+            raise ValueError(self._damaged(chosen, steps, _in_short(error))) from error
+        if self._identity and identity not in ("", self._identity):
+            raise ValueError(
+                f"The checkpoint at step {chosen}, {self._folder / str(chosen)}, was made by a run "
+                "with another config or other data. Put it back where it came from, or resume from "
+                "a checkpoint of this run."
+            )
+        return snapshot
+
+    def _read(self, step: int) -> tuple[Snapshot, str]:
+        """A checkpoint, found whole, and the identity of its run; "" before runs had one."""
         items = ocp.args.Composite(
             arrays=ocp.args.StandardRestore(), position=ocp.args.JsonRestore()
         )
-        try:
-            found = self._manager.restore(chosen, args=items)
-            arrays = {name: np.asarray(array) for name, array in found["arrays"].items()}
-            position = dict(found["position"])
-            snapshot = Snapshot(chosen, arrays, position)
-            digest = position.pop("digest", None)
-            is_whole = digest == _digest(snapshot)
-        except Exception as error:  # orbax raises whatever its storage layer raised
-            raise ValueError(self._damaged(chosen, steps, str(error).split("\n")[0])) from error
-        if not is_whole:
-            raise ValueError(self._damaged(chosen, steps, "its digest does not match"))
-        return snapshot
+        found = self._manager.restore(step, args=items)
+        arrays = {name: np.asarray(array) for name, array in found["arrays"].items()}
+        position = dict(found["position"])
+        digest, identity = position.pop("digest", None), str(position.pop("run", ""))
+        snapshot = Snapshot(step, arrays, position)
+        if digest != _digest(snapshot, identity):
+            raise ValueError("its digest does not match")
+        return snapshot, identity
 
     def reload(self) -> None:
         """Looks at the folder again, after checkpoints were moved."""
@@ -118,13 +149,20 @@ class Checkpoints:
             kept = f"The one at step {whole[-1]} is whole" if whole else "There is no earlier one"
             raise OSError(
                 f"A checkpoint could not be written to {self._folder} "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). {kept}. "
+                f"({_in_short(error)}). {kept}. "
                 "Make room or mend the permissions, then go on with --resume."
             ) from error
 
 
-def _digest(snapshot: Snapshot) -> str:
-    sha = hashlib.sha256(json.dumps([snapshot.step, snapshot.position], sort_keys=True).encode())
+def _in_short(error: Exception) -> str:
+    """The first words of an error of the storage layer, which goes on with a page of JSON."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + " ..."
+
+
+def _digest(snapshot: Snapshot, identity: str) -> str:
+    sealed = [snapshot.step, snapshot.position, *([identity] if identity else [])]
+    sha = hashlib.sha256(json.dumps(sealed, sort_keys=True).encode())
     for name in sorted(snapshot.arrays):
         array = snapshot.arrays[name]
         sha.update(f"{name} {array.shape} {array.dtype.str}".encode())

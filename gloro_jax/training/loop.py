@@ -19,6 +19,8 @@ from gloro_jax.freeze import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
+from gloro_jax.paths import local
+from gloro_jax.platforms import one_blas_thread
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
@@ -93,13 +95,15 @@ def fit(
     if not session.is_resuming:
         runs.check_new(run)  # before the weights are made, which may take a minute
     plain = _plain_config(net, data, config)
-    trainer = Trainer(built, data, config, backend=backend, initial=initial)
-    if initial is not None:
-        plain["initial"] = runs.variables_digest(trainer.learnt)
-    folder = _open_folder(Path(run), plain, session)
-    with runs.locked(folder):
-        _train(trainer, folder, session, built, data)
-        return _finish(trainer, folder, built, data, config)
+    # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
+    with one_blas_thread():
+        trainer = Trainer(built, data, config, backend=backend, initial=initial)
+        if initial is not None:
+            plain["initial"] = runs.variables_digest(trainer.learnt)
+        folder = _open_folder(local(run), plain, session)
+        with runs.locked(folder):
+            _train(trainer, folder, session, built, data)
+            return _finish(trainer, folder, built, data, config)
 
 
 def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
@@ -114,7 +118,7 @@ def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
 
 def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, identity=runs.identity(folder))
     try:
         if session.is_resuming:
             _resume(trainer, checkpoints, folder, session, console)

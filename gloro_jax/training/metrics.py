@@ -30,12 +30,13 @@ class Totals:
         return numbers["loss"] / numbers["count"]
 
     def rates(self) -> dict[str, float]:
-        """Loss, clean accuracy and the estimated VRA over everything added."""
+        """Loss, clean accuracy, estimated VRA, and that at twice the radius, of all added."""
         count = self.sums["count"]
         return {
             "loss": self.sums["loss"] / count,
             "clean": self.sums["correct"] / count,
             "vra_estimate": self.sums["certified_estimate"] / count,
+            "vra_estimate_2x": self.sums.get("certified_estimate_2x", 0.0) / count,
         }
 
 

@@ -59,7 +59,7 @@ def initial_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, spectral, centering, optimizer.init(params))
 
-    return jax.jit(init)(jax.random.key(seed))
+    return _waited_for(jax.jit(init)(jax.random.key(seed)))
 
 
 def started_from(
@@ -94,7 +94,12 @@ def started_from(
             optimizer.init(kept["params"]),
         )
 
-    return jax.jit(start)(state.spectral, given)
+    return _waited_for(jax.jit(start)(state.spectral, given))
+
+
+def _waited_for(state: TrainState) -> TrainState:
+    """The state when it is there: whoever changes BLAS's threads meanwhile changes its numbers."""
+    return jax.block_until_ready(state)
 
 
 def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:

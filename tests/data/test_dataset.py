@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import gloro_jax as gj
 from gloro_jax.data import digits, evaluation_batches, from_arrays, training_batches
 from gloro_jax.data.batches import as_float, rebatched
 
@@ -69,3 +70,40 @@ def test_validation_is_carved_from_every_class():
     made = from_arrays((images, labels), (images, labels), validation=0.2)
     assert np.bincount(made.validation.labels).tolist() == [18, 2]
     assert len(made.train) == 80
+
+
+def some(count=12, classes=3):
+    x = np.random.default_rng(0).random((count, 4, 5, 1)).astype(np.float32)
+    return x, np.arange(count) % classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "teaches"),
+    [
+        (lambda y: y + 1, "subtract 1 from all labels"),
+        (lambda y: y * 2, "No training image has label 1"),
+        (lambda y: np.where(y == 0, 2**40, y), "without gaps"),
+        (lambda y: np.eye(3)[y], r"labels\.argmax\(axis=1\)"),
+        (lambda y: y.astype(float), r"labels\.astype\(int\)"),
+        (lambda y: y.astype(str), "return_inverse=True"),
+    ],
+)
+def test_labels_that_people_bring_are_refused_with_the_cure(labels, teaches):
+    x, y = some()
+    with pytest.raises((ValueError, TypeError), match=teaches):
+        gj.data.from_arrays((x, labels(y)), (x, labels(y)))
+
+
+def test_images_with_their_channels_first_are_refused_with_the_cure():
+    x = np.zeros((12, 3, 8, 8), np.uint8)
+    with pytest.raises(ValueError, match=r"np\.moveaxis\(images, 1, -1\)"):
+        gj.data.from_arrays((x, np.arange(12) % 3), (x, np.arange(12) % 3))
+
+
+def test_other_byte_orders_and_grey_images_without_channels_are_what_they_are():
+    x, y = some()
+    plain = gj.data.from_arrays((x, y), (x, y))
+    other = gj.data.from_arrays((x[..., 0].astype(">f4"), y.astype(">i8")), (x, y.astype(">i2")))
+    assert other.fingerprint == plain.fingerprint
+    assert other.train.images.dtype.isnative
+    assert other.test.labels.dtype.isnative

@@ -73,7 +73,7 @@ def test_images_of_other_sizes_are_named_and_can_be_resized(tree, tmp_path):
 
 def test_classes_must_match_between_splits(tree, tmp_path):
     (tree / "test" / "dog").rename(tree / "test" / "dgo")
-    with pytest.raises(ValueError, match=r"only in train \['dog'\], only in test \['dgo'\]"):
+    with pytest.raises(ValueError, match="has the class folders dgo, which"):
         read(tree, tmp_path)
 
 
@@ -95,7 +95,7 @@ def text_file(tree):
 
 
 def empty_class(tree):
-    for path in (tree / "test" / "dog").iterdir():
+    for path in (tree / "train" / "dog").iterdir():
         path.unlink()
 
 
@@ -147,7 +147,7 @@ def test_numbered_class_folders_are_in_the_order_of_their_numbers(tree, tmp_path
         (break_header, r"dog/2\.png cannot be opened as an image"),
         (sixteen_bits, r"dog/2\.png has pixels of mode I;16"),
         (text_file, r"notes\.txt, which is no image file"),
-        (empty_class, "test/dog holds no image"),
+        (empty_class, "train/dog holds no image"),
         (no_test, "has no test folder"),
     ],
 )
@@ -158,3 +158,104 @@ def test_what_is_wrong_is_named_and_nothing_is_left_behind(tree, tmp_path, damag
     assert not store.is_prepared("tree", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         prepare("tree", source=tmp_path / "nowhere", directory=tmp_path)
+
+
+def stored(tree, tmp_path, image, **options):
+    """What a tree makes of one picture, saved in place of the first of the dogs."""
+    path = tree / "train" / "dog" / "0.png"
+    path.unlink()
+    image.save(path.with_suffix(options.pop("suffix", ".png")), **options)
+    splits, _ = read(tree, tmp_path)
+    return splits["train"][0][4]
+
+
+def test_a_picture_that_a_camera_turned_stands_upright(tree, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side: turn it clockwise
+    turned = np.rot90(picture(10))  # what the sensor saw
+    found = stored(tree, tmp_path, Image.fromarray(turned), exif=exif)
+    np.testing.assert_array_equal(found, picture(10))
+
+
+def test_transparency_is_flat_on_white(tree, tmp_path):
+    pixels = np.concatenate([picture(10), np.zeros((6, 5, 1), np.uint8)], axis=-1)
+    pixels[:3, :, 3] = 255
+    found = stored(tree, tmp_path, Image.fromarray(pixels))
+    np.testing.assert_array_equal(found[:3], picture(10)[:3])
+    assert (found[3:] == 255).all()
+
+
+def test_a_palette_of_greys_stays_grey(tree, tmp_path):
+    for path in tree.rglob("*.png"):
+        Image.open(path).convert("L").convert("P").save(path)
+    splits, _ = read(tree, tmp_path)
+    assert splits["train"][0].shape == (8, 6, 5, 1)
+    grey = np.asarray(Image.fromarray(picture(0)).convert("L"))
+    np.testing.assert_array_equal(splits["train"][0][0][..., 0], grey)
+
+
+def test_a_camera_s_preview_behind_the_picture_is_no_animation(tree, tmp_path):
+    first, second = (Image.fromarray(picture(i)) for i in (10, 11))
+    options = {"format": "MPO", "save_all": True, "append_images": [second]}
+    found = stored(tree, tmp_path, first, suffix=".jpg", **options)
+    assert np.abs(found.astype(int) - picture(10)).mean() < 60  # JPEG of noise
+
+
+def test_a_bitmap_of_eight_bits_is_not_taken_for_sixteen(tree, tmp_path):
+    indexed = Image.fromarray(picture(10)).quantize(16)
+    found = stored(tree, tmp_path, indexed, suffix=".bmp")
+    np.testing.assert_array_equal(found, np.asarray(indexed.convert("RGB")))
+
+
+def test_litter_of_operating_systems_and_other_names_of_splits_are_no_trouble(tree, tmp_path):
+    (tree / "test").rename(tree / "Valid")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"):
+        (tree / "train" / "cat" / name).write_bytes(b"x")
+    (tree / "train" / "__MACOSX").mkdir()
+    (tree / "__MACOSX").mkdir()
+    assert len(read(tree, tmp_path)[0]["train"][1]) == 8
+
+
+def test_a_class_may_lack_test_images_in_a_tree_as_in_arrays(tree, tmp_path):
+    shutil.rmtree(tree / "test" / "dog")
+    splits, names = read(tree, tmp_path)
+    assert names == ("cat", "dog")
+    np.testing.assert_array_equal(splits["test"][1], [0, 0, 0, 0])
+
+
+def test_numbers_that_are_equal_stand_in_one_order(tree, tmp_path):
+    for split in ("train", "test"):
+        (tree / split / "cat").rename(tree / split / "1")
+        (tree / split / "dog").rename(tree / split / "01")
+    assert read(tree, tmp_path)[1] == ("01", "1")
+
+
+def tiny_imagenet(root):
+    lines = []
+    for label, name in enumerate(("n01", "n02")):
+        folder = root / "train" / name / "images"
+        folder.mkdir(parents=True)
+        (root / "train" / name / f"{name}_boxes.txt").write_text("0 0 1 1")
+        (root / "val" / "images").mkdir(parents=True, exist_ok=True)
+        for i in range(3):
+            Image.fromarray(picture(10 * label + i)).save(folder / f"{name}_{i}.png")
+        Image.fromarray(picture(50 + label)).save(root / "val" / "images" / f"val_{1 - label}.png")
+        lines.append(f"val_{1 - label}.png\t{name}\t0\t0\t1\t1\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "test" / "images").mkdir(parents=True)
+    return root
+
+
+def test_tiny_imagenet_is_read_as_its_archive_lays_it_out(tmp_path):
+    splits, names = read(tiny_imagenet(tmp_path / "tiny"), tmp_path)
+    assert names == ("n01", "n02")
+    np.testing.assert_array_equal(splits["train"][1], [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(splits["test"][1], [0, 1])
+    np.testing.assert_array_equal(splits["test"][0][1], picture(51))
+
+
+def test_a_line_of_tiny_imagenet_s_list_that_leads_nowhere_is_named(tmp_path):
+    root = tiny_imagenet(tmp_path / "tiny")
+    (root / "val" / "images" / "val_0.png").unlink()
+    with pytest.raises(ValueError, match=r"val_annotations\.txt, line 2: 'val_0\.png'"):
+        read(root, tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import gloro_jax as gj
 from gloro_jax.data.npz import read_npz
 
 X = np.random.default_rng(0).integers(0, 256, (10, 4, 4)).astype(np.uint8)
@@ -88,3 +89,18 @@ def test_members_that_are_no_arrays_and_sizes_that_cannot_be_are_refused(tmp_pat
         archive.writestr("x_test.npy", (header % 2**50).ljust(127) + b"\n")
     with pytest.raises(ValueError, match=r"huge\.npz"):
         read_npz(tmp_path / "huge.npz")
+
+
+def test_an_archive_that_unpacks_beyond_memory_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x_train=np.zeros((4, 256, 256, 1), np.uint8))
+    monkeypatch.setattr("gloro_jax.data.npz.memory", lambda: 2**18)
+    with pytest.raises(ValueError, match=r"bomb\.npz takes .* GiB unpacked"):
+        read_npz(path)
+
+
+def test_a_label_of_two_to_the_forty_makes_no_names(tmp_path):
+    path, x = tmp_path / "f.npz", np.zeros((4, 3, 3, 1), np.uint8)
+    np.savez(path, x_train=x, y_train=np.array([0, 1, 0, 2**40]), x_test=x, y_test=np.arange(4) % 2)
+    with pytest.raises(ValueError, match="without gaps"):
+        gj.data.prepare("bomb", source=path, directory=tmp_path)

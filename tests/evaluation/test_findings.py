@@ -19,7 +19,7 @@ def findings(small_frozen):
     missed = AttackReport(np.ones(2), np.full(2, np.inf), images, labels[chosen])
     return Findings(
         name="x", config={"data": {}, "training": {}}, summary={}, history=[],
-        frozen=small_frozen, last_norms={}, report=report, source="here", chosen=chosen,
+        frozen=small_frozen, report=report, source="here", chosen=chosen,
         attacked=Split(images, labels[chosen]), attack=missed, reach=1.0,
         tightness=Tightness(0.5, 1.0, (0, 1)),
     )  # fmt: skip

@@ -1,0 +1,47 @@
+"""Paths of this machine's files: what people write for one, checked before anything is written."""
+
+import os
+import re
+from pathlib import Path
+
+# Storage layers below take these for a pattern, and write to one place and read from another.
+_PATTERN = re.compile(r"\[.*\]|\\|:/")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine, with `~` for the home directory.
+
+    Raises:
+        ValueError: if it names another machine, as gs://bucket/run does, or a home directory that
+            is not known.
+    """
+    text = os.fspath(path)
+    if _SCHEME.match(text):
+        raise ValueError(
+            f"{text} names storage elsewhere, and files are read and written on this machine only. "
+            "Copy it here, or mount the bucket and give the path of the mount."
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{text} begins with a home directory that this machine does not know. Write the path "
+            "out, or set the environment variable HOME."
+        ) from None
+
+
+def storable(path: str | os.PathLike[str]) -> Path:
+    """As `local`, for a folder that checkpoints can be read back from.
+
+    Raises:
+        ValueError: if a character of the whole path would be read as a pattern.
+    """
+    folder = local(path)
+    whole = str(folder.absolute())
+    if strange := _PATTERN.search(whole):
+        raise ValueError(
+            f"{whole} holds {strange[0]}, which the storage of checkpoints reads as a pattern or "
+            "an address: what is saved there could not be read again. Choose a folder without."
+        )
+    return folder

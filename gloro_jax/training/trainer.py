@@ -155,10 +155,14 @@ class Trainer:
             while len(self.position.history) < self._config.epochs:
                 for _ in self._steps(watch, profiler):
                     progress.step()
-                    self._save_if_due(checkpoints, session, stop, watch)
+                    is_last = self.position.batches == self._steps_per_epoch
+                    if stop.signal or not is_last:
+                        self._save_if_due(checkpoints, session, stop, watch)
                 row = self._finish_epoch(watch)
                 log.write(row)
                 progress.epoch(row, epochs=self._config.epochs)
+                # One checkpoint per step: after an epoch's last, the one that knows its result.
+                self._save_if_due(checkpoints, session, stop, watch)
         checkpoints.save(self.snapshot())
         checkpoints.finish()
 

@@ -33,13 +33,15 @@ SMALL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
 CENTERED = ChordLiResNet(depth=2, width=4, num_classes=3, dense_features=6, dense_depth=1)
 
 
-def trained(optimizer, *, backend, devices, steps, config=CONFIG, model=SMALL):
+def trained(optimizer, *, backend, devices, steps, config=CONFIG, model=SMALL, metrics=None):
     net = model.build()
     step = make_train_step(net, config, optimizer, steps_per_epoch=10)
     run = data_parallel(step, backend=backend, devices=jax.devices()[:devices])
     state = initial_state(net, optimizer, seed=0, input_shape=SHAPE)
     for batch in batches(steps):
-        state, _ = run(state, batch)
+        state, sums = run(state, batch)
+        if metrics is not None:
+            metrics.append({name: float(value) for name, value in sums.items()})
     return state
 
 
@@ -56,7 +58,11 @@ def reference(sgd):
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 @pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
 def test_twenty_sgd_steps_do_not_depend_on_devices_or_backend(sgd, reference, backend, devices):
-    state = trained(sgd, backend=backend, devices=devices, steps=20)
+    metrics = []
+    state = trained(sgd, backend=backend, devices=devices, steps=20, metrics=metrics)
+    # Sums are over the whole batch, so that an epoch may go on with another number of devices.
+    assert [sums["count"] for sums in metrics] == [16] * 20
+    assert 0 < metrics[0]["loss"] / 16 < 10
     for ours, theirs in zip(
         jax.tree.leaves((state.params, state.spectral)),
         jax.tree.leaves((reference.params, reference.spectral)),

@@ -12,13 +12,14 @@ import time
 import jax
 import numpy as np
 import pytest
+import threadpoolctl
 
 import gloro_jax as gj
 from gloro_jax import runs
 from gloro_jax.models import GloroCNN
 from gloro_jax.training import Interrupted, Session
 from gloro_jax.training.checkpoint import Checkpoints
-from gloro_jax.training.trainer import Trainer
+from gloro_jax.training.trainer import Trainer, _best_epoch
 from tests.conftest import CACHE
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
@@ -118,6 +119,64 @@ def test_resuming_a_finished_run_changes_nothing(tiny_data, whole, tmp_path):
     again = resume(tiny_data, run)
     assert again.best_epoch == whole.best_epoch
     assert_same_run(run, whole)
+
+
+def test_weights_that_were_moved_away_are_written_again(tiny_data, whole, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    shutil.rmtree(run / "weights")
+    resume(tiny_data, run)
+    assert_same_run(run, whole)
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tiny_data, whole, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    config = runs.read_config(run)
+    config["training"]["seed"] = 1
+    runs.write_config(run, config)
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"step 36.*by a run with another config or other data"):
+        gj.training.fit(
+            MODEL, tiny_data, dataclasses.replace(CONFIG, seed=1), run=run,
+            session=Session(is_resuming=True),
+        )  # fmt: skip
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_how_far_a_training_came_is_said_until_it_has_ended(whole, tmp_path):
+    assert runs.unfinished(whole.run) == ""
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    (run / "summary.json").unlink()
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:2]))
+    assert "2 of 6 epochs are done" in runs.unfinished(run)
+
+
+def test_blas_has_one_thread_from_the_first_number_on(tiny_data, tmp_path, monkeypatch):
+    seen = []
+
+    def init(self, *args, **kwargs):
+        pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+        seen.extend(pool["num_threads"] for pool in pools)
+        raise KeyError("seen")
+
+    monkeypatch.setattr(Trainer, "__init__", init)
+    with pytest.raises(KeyError, match="seen"):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
+    assert seen
+    assert set(seen) == {1}
+
+
+def test_of_equal_epochs_the_one_that_certifies_further_is_best_and_then_the_last():
+    def row(*numbers):
+        names = ("vra_estimate", "clean", "vra_estimate_2x")
+        return {"validation": dict(zip(names, numbers, strict=True))}
+
+    assert _best_epoch([row(0.5, 0.9, 0.1), row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.2)]) == 2
+    assert _best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.4), row(0.4, 1.0, 0.9)]) == 2
+    assert _best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.8, 0.9)]) == 1
 
 
 @pytest.mark.slow
@@ -370,7 +429,7 @@ import gloro_jax as gj
 from tests.conftest import make_tiny_data
 from tests.training.test_resume import CONFIG, MODEL
 from gloro_jax.training import Session
-from gloro_jax.training.trainer import Trainer
+from gloro_jax.training.trainer import Trainer, _best_epoch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 honest = Trainer._settle
 def settle(self):

@@ -7,6 +7,7 @@ value: masking every logit equal to the largest certifies a tie (klasleino/gloro
 """
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -100,8 +101,8 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
     try:
-        value = float(epsilon)
-    except (TypeError, ValueError):
+        value = float(Fraction(epsilon)) if isinstance(epsilon, str) else float(epsilon)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"epsilon is an l2 radius, one positive number such as 36 / 255; got {epsilon!r}."
         ) from None

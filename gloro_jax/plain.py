@@ -4,7 +4,10 @@ import dataclasses
 import difflib
 import types
 import typing
+from fractions import Fraction
 from typing import Any, Literal
+
+import numpy as np
 
 
 def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
@@ -27,6 +30,40 @@ def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}.") from None
+
+
+def settle(config: Any) -> None:
+    """Makes the fields of a frozen config dataclass what their annotations say; for __post_init__.
+
+    NumPy's numbers become Python's, which JSON can hold, and a float may be a fraction such as
+    "36/255".
+
+    Raises:
+        ValueError: if a field is none of the words or of the kind of number that it may be.
+    """
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
+            raise ValueError(f"{name} is one of {list(choices)}, got {value!r}.")
+        if kind is float and isinstance(value, str):
+            value = _number(name, value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value) if abs(value) < 2**53 else value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind in (int, float) and not is_number:
+            raise ValueError(f"{name} is a number, got {value!r}.")
+        if kind is int and value != int(value):
+            raise ValueError(f"{name} is a whole number, got {value!r}.")
+        object.__setattr__(config, name, int(value) if kind is int else value)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"{name} is a number such as 0.3 or 36/255, got {text!r}.") from None
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

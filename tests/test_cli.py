@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jaxtyping
@@ -50,6 +51,28 @@ def test_train_certify_attack(trained, capsys, tmp_path):
     )  # fmt: skip
     assert code == 0
     assert "attacks that succeeded inside a certified radius │ 0" in out
+
+
+def test_a_radius_that_reaches_every_image_is_refused_and_one_that_certifies_none_explained(
+    trained, capsys
+):
+    code, _, err = run(capsys, "certify", str(trained), "--epsilon", "36")
+    assert code == 2
+    assert "never further apart than 8" in err
+    assert "36/255" in err
+    code, out, _ = run(capsys, "certify", str(trained), "--epsilon", "7.9")
+    assert code == 0
+    assert "No image is certified at epsilon 7.9" in out
+
+
+def test_a_run_that_has_not_ended_says_so(trained, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "summary.json").unlink()
+    for words in (["certify", str(copy)], ["export", str(copy), "--out", str(tmp_path / "new")]):
+        code, _, err = run(capsys, *words)
+        assert code == 0
+        assert "8 of 8 epochs are done" in err
 
 
 def test_a_certificate_file_is_written_checked_and_refused(trained, capsys, tmp_path):

@@ -176,3 +176,7 @@ def test_nothing_is_left_half_written(run, monkeypatch, small_frozen):
 def test_a_folder_with_something_in_it_is_not_reused(run):
     with pytest.raises(FileExistsError, match="choose another folder"):
         runs.create(run)
+
+
+def test_the_same_network_makes_the_same_bytes(small_frozen):
+    assert len({runs.frozen_content(small_frozen) for _ in range(8)}) == 1

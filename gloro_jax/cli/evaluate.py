@@ -1,6 +1,7 @@
 """certify and attack: a run's network on its own data or the user's."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -112,6 +113,12 @@ def certify(words: list[str]) -> int:
     console = Console(highlight=False)
     console.print(summary(report, title=opened.title))
     console.print(norms(opened.frozen))
+    if not report.is_certified.any():
+        console.print(
+            f"No image is certified at epsilon {opened.epsilon:g}; the largest certified radius is "
+            f"{report.radii.max():.4g}. Images lie in [0, 1]: 36/255 is not 36.",
+            soft_wrap=True,
+        )
     if options.save is not None:
         fields = ("labels", "predictions", "radii", "is_certified")
         arrays = {name: getattr(report, name) for name in fields}
@@ -198,9 +205,20 @@ def open_run(run: Path, selection: Selection) -> Opened:
             "different things. Number the classes alike."
         )
     source = f"{Path(data.source).name}, {selection.split} split"
-    return Opened(
-        frozen, split, float(certificates.as_fraction(radius)), source, f"{run}, {source}"
-    )
+    epsilon = float(certificates.as_fraction(radius))
+    _check_reach(epsilon, frozen)
+    return Opened(frozen, split, epsilon, source, f"{run}, {source}")
+
+
+def _check_reach(epsilon: float, frozen: FrozenNet) -> None:
+    """Raises a ValueError if every image is nearer than epsilon to every other."""
+    diameter = math.sqrt(math.prod(frozen.input_shape))
+    if epsilon >= diameter:
+        raise ValueError(
+            f"epsilon is {epsilon:g}, and two images of shape {frozen.input_shape} with pixels in "
+            f"[0, 1] are never further apart than {diameter:.4g}: nothing but a constant could be "
+            "certified. Radii in steps of a pixel are divided by 255: --epsilon 36/255."
+        )
 
 
 def say_if_unfinished(run: Path) -> None:

@@ -1,6 +1,7 @@
 """The door: picks the command, and turns errors into messages and exit statuses."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax.cli.words import known
+from gloro_jax.version import __version__
 
 _USAGE = """\
 gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
@@ -22,7 +24,8 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax export DIR --out NEW     a StableHLO program that certifies without this library
   gloro-jax import-torch FILE --out DIR   weights of the LiResNet authors' PyTorch code, as a run
 
-Each command explains its options with --help. Recipes: {recipes}
+Each command explains its options with --help; gloro-jax --version tells the version.
+Recipes: {recipes}
 """
 
 _RUN_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
@@ -33,13 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        sys.exit(_dispatch(words))
+        status = _dispatch(words)
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # of gloro-jax ... | head: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except _RUN_ERRORS as error:
-        console.print(f"[bold red]error:[/] {escape(str(error))}")
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        console.print(f"[bold red]error:[/] {escape(str(error) + notes)}")
         sys.exit(2)
     except KeyboardInterrupt as stopped:
         if str(stopped):  # training says how to go on
-            console.print(escape(str(stopped)))
+            console.print(escape("\n".join([str(stopped), *getattr(stopped, "__notes__", ())])))
         sys.exit(128 + getattr(stopped, "signal", 2))
 
 
@@ -49,6 +58,9 @@ def _dispatch(words: list[str]) -> int:
 
         print(_USAGE.format(recipes=", ".join(RECIPES)))
         return 0 if words else 2
+    if words[0] == "--version":
+        print(f"gloro-jax {__version__}")
+        return 0
     command, rest = words[0], words[1:]
     file = _FILES[known(command, _FILES, what="command")]
     module = importlib.import_module(f"gloro_jax.cli.{file}")

@@ -51,7 +51,7 @@ def report(words: list[str]) -> int:
     if len({one.name for one in findings}) < len(findings):  # runs of one name in different places
         findings = [dataclasses.replace(f, name=n) for f, n in zip(findings, names, strict=True)]
     partial = out.with_name(out.name + ".partial")
-    partial.write_text(render(findings))
+    partial.write_text(render(findings), encoding="utf-8")
     os.replace(partial, out)
     console = Console(highlight=False, soft_wrap=True)
     for one in findings:

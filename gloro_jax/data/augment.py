@@ -15,6 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.data.batches import as_float
+from gloro_jax.plain import settle
 
 _GREY = (0.299, 0.587, 0.114)
 _NUM_GEOMETRIC = 6  # rotate, shear and translate along each axis, zoom: composed, then one warp
@@ -38,6 +39,7 @@ class Augmentation:
     magnitude: float = 0.3
 
     def __post_init__(self) -> None:
+        settle(self)
         if self.crop < 0 or self.operations < 0:
             raise ValueError(
                 f"crop and operations are at least 0, got {self.crop} and {self.operations}."

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gloro_jax.plain import settle
+
 _CHANNELS = (1, 3, 4)
 
 
@@ -52,6 +54,7 @@ class DataConfig:
     directory: str | None = None
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0 < self.validation < 1:
             raise ValueError(f"validation is a share between 0 and 1, got {self.validation}.")
 

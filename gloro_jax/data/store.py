@@ -67,7 +67,7 @@ def contents(name: str, directory: Path) -> dict[str, Any]:
     """What contents.json says: splits, class names, image shape, source and file digests."""
     path = set_folder(name, directory) / _CONTENTS
     try:
-        told = json.loads(path.read_text())
+        told = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}). {_again(name)}") from None
     kinds = {"splits": dict, "files": dict, "class_names": list, "image_shape": list}
@@ -122,7 +122,7 @@ def write(
             "splits": {split: examples.count for split, examples in splits.items()},
             "files": files,
         }
-        (made / _CONTENTS).write_text(json.dumps(told, indent=2) + "\n")
+        (made / _CONTENTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if target.exists():
             target.rename(Path(temporary) / "replaced")
         made.rename(target)

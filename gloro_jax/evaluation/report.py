@@ -25,7 +25,11 @@ def render(findings: Sequence[Findings]) -> str:
         raise ValueError("A report is about at least one run.")
     was_trained = any(one.history for one in findings)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("gloro_jax.evaluation").joinpath("report.html.jinja").read_text()
+    source = (
+        resources.files("gloro_jax.evaluation")
+        .joinpath("report.html.jinja")
+        .read_text(encoding="utf-8")
+    )
     return environment.from_string(source).render(
         version=__version__,
         runs=[_described(one) for one in findings],

@@ -137,7 +137,7 @@ def read(folder: str | os.PathLike[str]) -> Exported:
     if not (path / _MANIFEST).is_file():
         raise FileNotFoundError(f"{path} is no export: it has no {_MANIFEST}.")
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         files, digest = dict(manifest["files"]), manifest["digest"]
         tuple(manifest["input_shape"])
     except (ValueError, KeyError, TypeError) as error:

@@ -31,7 +31,9 @@ def model_card(frozen: FrozenNet, manifest: Mapping[str, Any], about: Mapping[st
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["cell"] = _cell
-    source = resources.files("gloro_jax.export").joinpath("card.md.jinja").read_text()
+    source = (
+        resources.files("gloro_jax.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    )
     return environment.from_string(source).render(
         facts=facts,
         shape=shape,

@@ -164,7 +164,7 @@ def exact_norm(linear: LinearFn, shape: tuple[int, ...]) -> float:
 
 def random_direction(key: Any, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """A random unit vector of `shape`: the start of power iteration."""
-    gaussian = jax.random.normal(key, shape)
+    gaussian = jax.random.normal(key, shape, jnp.float32)
     return _unit(gaussian, otherwise=gaussian)
 
 

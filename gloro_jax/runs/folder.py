@@ -196,7 +196,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: if another line is damaged.
     """
     path = local(run) / "metrics.jsonl"
-    lines = path.read_text().split("\n") if path.is_file() else [""]
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
     try:
         rows = [json.loads(line) for line in lines[:-1]]
     except json.JSONDecodeError as error:
@@ -209,7 +209,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(found, dict):

@@ -42,15 +42,26 @@ def frozen_content(frozen: FrozenNet) -> bytes:
         "input_shape": json.dumps(frozen.input_shape),
     }
     arrays = {name: np.asarray(array, order="C") for name, array in frozen.arrays().items()}
-    return safetensors.numpy.save(arrays, metadata)
+    return _content(arrays, metadata)
 
 
 def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None:
     """Writes what a training may start from: "params", and "centering" where there is any."""
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
     metadata = {"format": _FORMAT, "sha256": variables_digest(arrays)}
-    content = safetensors.numpy.save(arrays, metadata)
+    content = _content(arrays, metadata)
     write_atomically(_weights(folder, checkpoint, what=".variables"), content)
+
+
+def _content(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same arrays: that library shuffles metadata."""
+    made = safetensors.numpy.save(arrays, metadata)
+    end = 8 + int.from_bytes(made[:8], "little")
+    header = json.loads(made[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + made[end:]
 
 
 def load_variables(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from gloro_jax.data.augment import Augmentation
 from gloro_jax.losses import LossName
+from gloro_jax.plain import settle
 from gloro_jax.schedules import check_schedule
 
 _TINY, _HUGE = 1e-9, 1e9  # what stays between these, float32 holds
@@ -66,6 +67,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        settle(self)
         for name in ("epsilon", "learning_rate", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

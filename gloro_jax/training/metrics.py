@@ -87,7 +87,7 @@ class MetricsLog:
     ) -> None:
         self._path = folder / "metrics.jsonl"
         partial = self._path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         partial.replace(self._path)
         self._events: Any = None
         if is_writing_tensorboard:
@@ -103,7 +103,7 @@ class MetricsLog:
             OSError: if the disk is full or read-only; the checkpoints stay as they are.
         """
         try:
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise OSError(

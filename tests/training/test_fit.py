@@ -184,3 +184,24 @@ def test_training_metrics_are_those_of_all_batches(tiny_data, tmp_path):
 def test_numbers_that_float32_cannot_hold_are_refused(changes):
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "teaches"),
+    [
+        ({"optimizer": "sgd"}, "optimizer is one of"),
+        ({"loss": "ema"}, "loss is one of"),
+        ({"epochs": 2.5}, "epochs is a whole number"),
+        ({"epsilon": "36/0"}, "epsilon is a number such as 0.3 or 36/255"),
+        ({"batch_size": "many"}, "batch_size is a number"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_by_name(given, teaches):
+    with pytest.raises(ValueError, match=teaches):
+        gj.training.TrainConfig(**{"epsilon": 0.3, "epochs": 2, **given})
+
+
+def test_numbers_of_numpy_and_fractions_are_numbers_that_json_can_hold():
+    config = gj.training.TrainConfig(epsilon="36/255", epochs=np.int64(2), clip_norm=np.float32(3))
+    assert config.epsilon == 36 / 255
+    assert json.loads(json.dumps(dataclasses.asdict(config)))["epochs"] == 2

@@ -27,6 +27,10 @@ from gloro_jax.lipschitz.rounding import (
 )
 from gloro_jax.pytrees import pytree_dataclass
 
+# Above so many differences of two entries, 64 MiB of them, distances come from a Gram matrix.
+_MOST_DIFFERENCES = 2**24
+_NEAR_SQUARED = 1e-6
+
 
 @pytree_dataclass()
 class GloroLogits:
@@ -54,14 +58,29 @@ def head_distances(kernel: Float[Array, "d m"]) -> Float[Array, "m m"]:
     """||w_i - w_j|| of the columns of `kernel`, for training: differentiable, and 0 is safe.
 
     The root of a sum of squares has an infinite slope at 0, so the diagonal, and any pair of
-    equal columns, gets value and gradient 0 explicitly.
+    equal columns, gets value and gradient 0 explicitly. Many classes of many features take their
+    squares from a Gram matrix, where all differences at once would take gigabytes: columns nearer
+    to each other than a thousandth of their length then count as equal.
     """
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(kernel), initial=0.0))
     scale = jnp.where(scale > 0, scale, 1.0)
     rows = kernel.T / scale
-    squares = jnp.sum(jnp.square(rows[:, None, :] - rows[None, :, :]), axis=-1)
-    is_zero = squares == 0
+    if rows.shape[0] * rows.size <= _MOST_DIFFERENCES:
+        squares = jnp.sum(jnp.square(rows[:, None, :] - rows[None, :, :]), axis=-1)
+        is_zero = squares == 0
+    else:
+        squares, is_zero = _gram_squares(rows)
     return jnp.where(is_zero, 0.0, scale * jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
+
+
+def _gram_squares(rows: Float[Array, "m d"]) -> tuple[Array, Array]:
+    """|w_i - w_j|^2 as |w_i|^2 + |w_j|^2 - 2 w_i w_j, and where that is rounding error."""
+    centred = rows - jnp.mean(rows, axis=0, keepdims=True)
+    gram = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
+    lengths = jnp.diagonal(gram)
+    both = lengths[:, None] + lengths[None, :]
+    squares = both - 2 * gram
+    return squares, squares <= _NEAR_SQUARED * both
 
 
 def head_distance_bounds(kernel: np.ndarray) -> np.ndarray:

@@ -79,6 +79,14 @@ def memory() -> int:
         return 2**62
 
 
+def random_key(seed: int) -> Any:
+    """A key whose draws hang on the seed alone, and not on how a batch is divided.
+
+    `jax_default_prng_impl` may name another generator, rbg say, of which neither holds.
+    """
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def scan_unroll(length: int) -> int:
     """How far to unroll a scan whose body differentiates convolutions.
 

@@ -213,3 +213,42 @@ class TestNearestSet:
         moved = (ya[:, :, None] - ya[:, None, :]) - (yb[:, :, None] - yb[:, None, :])
         distance = jnp.linalg.norm(a - b, axis=-1)[:, None, None]
         assert (jnp.abs(moved) <= distance * (1 + 1e-5)).all()
+
+
+def far_and_near_heads(m=40, d=30):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((m, d)).astype(np.float32)
+    rows[1] = rows[0]
+    rows[3] = rows[2] * np.float32(1 + 1e-7)
+    rows[5] = rows[4] + np.float32(0.05)
+    return rows.T
+
+
+def test_distances_of_many_classes_agree_with_float64_in_value_and_gradient(monkeypatch):
+    kernel, weight = far_and_near_heads(), np.random.default_rng(1).random((40, 40))
+    rows = kernel.T.astype(np.float64)
+    differences = rows[:, None] - rows[None]
+    exact = np.linalg.norm(differences, axis=-1)
+    far = exact > 1e-3 * np.linalg.norm(rows, axis=1).max()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slopes = np.where(far[..., None], differences / exact[..., None], 0)
+    wanted = np.einsum("ij,ijd->id", weight + weight.T, slopes).T
+
+    def loss(kernel):
+        return jnp.sum(head_distances(kernel) * weight.astype(np.float32))
+
+    monkeypatch.setattr("gloro_jax.margins._MOST_DIFFERENCES", 0)
+    found = np.asarray(head_distances(jnp.asarray(kernel)))
+    np.testing.assert_allclose(found[far], exact[far], rtol=2e-5)
+    assert (found[~far] == 0).all()
+    assert not far[0, 1]
+    assert not far[2, 3]
+    gradient = np.asarray(jax.grad(loss)(jnp.asarray(kernel)))
+    np.testing.assert_allclose(gradient, wanted, atol=2e-4)
+
+
+def test_a_head_of_a_thousand_classes_differentiates_within_memory():
+    gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(head_distances(kernel))))
+    shape = jax.ShapeDtypeStruct((2048, 1000), jnp.float32)
+    needed = gradient.lower(shape).compile().memory_analysis().temp_size_in_bytes
+    assert needed <= 64 * 2**20

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import jit
+from gloro_jax.platforms import jit, random_key
 
 # Certificates hold for exact distances; float32 steps are measured again in float64 against this.
 _INSIDE = 1 - 1e-5
@@ -96,7 +96,7 @@ def attack(
     on_progress(len(clean) - len(wanted))
     for number, start in enumerate(range(0, len(wanted), batch_size)):
         rows = wanted[start : start + batch_size]
-        key = jax.random.key(seed + number)
+        key = random_key(seed + number)
         best = _attack_batch(
             frozen,
             jnp.asarray(_filled(clean[rows], batch_size)),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import jit
+from gloro_jax.platforms import jit, random_key
 
 # Differences of float32 logits across a shorter distance would be mostly rounding.
 _SHORTEST = 1e-2
@@ -80,7 +80,7 @@ def tightness(
     rng = np.random.default_rng(seed)
     chosen = images[rng.choice(len(images), size=pairs, replace=len(images) < pairs)]
     x = frozen.check_images(as_float(chosen))
-    noise = jax.random.normal(jax.random.key(seed), x.shape)
+    noise = jax.random.normal(random_key(seed), x.shape)
     # Distances from a hundredth of a pixel's range up to a coarse change of the whole image.
     scale = jnp.logspace(-2, 0.5, pairs).reshape((-1, 1, 1, 1))
     points = (x, x + scale * noise / jnp.sqrt(noise[0].size))

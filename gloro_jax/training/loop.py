@@ -27,7 +27,7 @@ from gloro_jax.training.interrupt import Interrupted, listening
 from gloro_jax.training.metrics import MetricsLog
 from gloro_jax.training.parallel import Backend
 from gloro_jax.training.session import Session
-from gloro_jax.training.trainer import Trainer
+from gloro_jax.training.trainer import Trainer, place
 from gloro_jax.version import __version__
 
 
@@ -156,12 +156,22 @@ def _resume(
         console.print("no finished checkpoint yet: starting from the beginning")
         return
     trainer.restore(snapshot)
+    earlier, now = trainer.position.place, place()
+    if earlier and earlier != now:
+        console.print(
+            f"saved on {_in_words(earlier)}; now on {_in_words(now)}. Sums are rounded otherwise "
+            "there: the run goes on, and does not end with the very bits that it would have."
+        )
     later = [step for step in checkpoints.steps() if step > snapshot.step]
     if later:
-        place = runs.set_aside(folder, later)
+        aside = runs.set_aside(folder, later)
         checkpoints.reload()
-        console.print(f"what came after step {snapshot.step} now lies in {escape(str(place))}")
+        console.print(f"what came after step {snapshot.step} now lies in {escape(str(aside))}")
     console.print(f"resumed at step {snapshot.step}")
+
+
+def _in_words(where: dict[str, Any]) -> str:
+    return f"{where['devices']} x {where['kind']} with JAX {where['jax']}"
 
 
 def _finish(

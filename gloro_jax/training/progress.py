@@ -35,6 +35,8 @@ class TrainingProgress:
             "training", total=total_steps, completed=done, status="compiling"
         )
         self._last_line = time.perf_counter()
+        self._first_step: float | None = None  # when it ended; before it, programs are compiled
+        self._since = float(done)
 
     def __enter__(self) -> "TrainingProgress":
         self._progress.start()
@@ -51,6 +53,10 @@ class TrainingProgress:
     def step(self) -> None:
         """Moves the bar by one step."""
         self._progress.advance(self._task)
+        if self._first_step is None:
+            self._first_step = time.perf_counter()
+            self._since = self._done
+            self._progress.update(self._task, status="first epoch of this sitting")
 
     def epoch(self, row: dict[str, Any], *, epochs: int) -> None:
         """Shows an epoch's metrics; VRA is labelled an estimate, because it is one."""
@@ -64,11 +70,22 @@ class TrainingProgress:
         is_due = time.perf_counter() - self._last_line > _SECONDS_PER_LINE
         if is_due or row["epoch"] % max(1, epochs // 10) == 0 or row["epoch"] == epochs:
             self._last_line = time.perf_counter()
-            left = self._progress.tasks[0].time_remaining
-            eta = f"  {_clock(float(left))} left" if left and row["epoch"] < epochs else ""
+            left = self._seconds_left()
+            eta = f"  {_clock(left)} left" if left and row["epoch"] < epochs else ""
             self._progress.console.print(
                 f"epoch {row['epoch']:>4}/{epochs}  {status}{eta}", highlight=False, soft_wrap=True
             )
+
+    @property
+    def _done(self) -> float:
+        return self._progress.tasks[0].completed
+
+    def _seconds_left(self) -> float:
+        """By the pace since the first step; 0 if there is none yet."""
+        steps, total = self._done - self._since, self._progress.tasks[0].total
+        if self._first_step is None or not steps or total is None:
+            return 0.0
+        return (time.perf_counter() - self._first_step) / steps * (total - self._done)
 
 
 def _clock(seconds: float) -> str:

@@ -12,6 +12,7 @@ from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import named_leaves, shape_differences
 from gloro_jax.layers import PowerIteration
 from gloro_jax.lipschitz.rounding import nearest_float32
+from gloro_jax.platforms import random_key
 from gloro_jax.pytrees import pytree_dataclass
 
 # Rounds of power iteration on weights that were trained elsewhere, from random vectors.
@@ -59,7 +60,7 @@ def initial_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, spectral, centering, optimizer.init(params))
 
-    return _waited_for(jax.jit(init)(jax.random.key(seed)))
+    return _waited_for(jax.jit(init)(random_key(seed)))
 
 
 def started_from(

@@ -13,6 +13,7 @@ from gloro_jax.data.batches import Batch, as_float
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
 from gloro_jax.margins import GloroLogits, bottom_logit
+from gloro_jax.platforms import random_key
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.parallel import AXIS, sum_over_devices, value_and_grad
@@ -90,7 +91,7 @@ def _make_objective(
     weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
 
     def objective(params: Any, batch: Batch, rest: Any, step: Any) -> Any:
-        key = jax.random.fold_in(jax.random.key(config.seed), _AUGMENTATION_STREAM)
+        key = jax.random.fold_in(random_key(config.seed), _AUGMENTATION_STREAM)
         images = augmented(
             batch.images, batch.index, config=config.augmentation, key=key, step=step
         )

@@ -40,6 +40,7 @@ class Position:
         best_epoch: the best finished epoch by estimated VRA on validation, then accuracy, then
             estimated VRA at twice the radius; from 1.
         seconds: spent so far, all sittings together.
+        place: the devices and the JAX that it was last on.
     """
 
     batches: int = 0
@@ -47,6 +48,14 @@ class Position:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
+    place: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def place() -> dict[str, Any]:
+    """What a run's last bits depend on, beside its config."""
+    devices = jax.local_devices()
+    kinds = sorted({str(device.device_kind) for device in devices})
+    return {"devices": len(devices), "kind": ", ".join(kinds), "jax": jax.__version__}
 
 
 class Trainer:
@@ -107,6 +116,7 @@ class Trainer:
         self._settle()
         self.position.seconds += time.perf_counter() - self._clock
         self._clock = time.perf_counter()
+        self.position.place = place()
         trees = {"state": self.state} | ({} if self.best is None else {"best": self.best})
         arrays = {name: np.array(leaf) for name, leaf in named_leaves(trees)}
         _check_finite(arrays, self.step)

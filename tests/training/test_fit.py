@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -205,3 +206,16 @@ def test_numbers_of_numpy_and_fractions_are_numbers_that_json_can_hold():
     config = gj.training.TrainConfig(epsilon="36/255", epochs=np.int64(2), clip_norm=np.float32(3))
     assert config.epsilon == 36 / 255
     assert json.loads(json.dumps(dataclasses.asdict(config)))["epochs"] == 2
+
+
+@pytest.mark.slow
+def test_another_generator_of_the_process_changes_no_number(tiny_data, tmp_path):
+    digests = set()
+    for name in ("threefry2x32", "rbg"):
+        with jax.default_prng_impl(name):
+            config = dataclasses.replace(
+                CONFIG, epochs=1, augmentation=gj.data.Augmentation(crop=1)
+            )
+            result = gj.training.fit(MODEL, tiny_data, config, run=tmp_path / name)
+            digests.add(result.frozen.digest)
+    assert len(digests) == 1

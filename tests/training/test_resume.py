@@ -154,6 +154,17 @@ def test_how_far_a_training_came_is_said_until_it_has_ended(whole, tmp_path):
     assert "2 of 6 epochs are done" in runs.unfinished(run)
 
 
+def test_going_on_elsewhere_is_said(tiny_data, whole, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    resume(tiny_data, run)
+    assert "saved on" not in capsys.readouterr().err
+    elsewhere = {"devices": 8, "kind": "TPU v5e", "jax": "0.1"}
+    monkeypatch.setattr("gloro_jax.training.loop.place", lambda: elsewhere)
+    resume(tiny_data, run)
+    assert "now on 8 x TPU v5e with JAX 0.1" in capsys.readouterr().err
+
+
 def test_blas_has_one_thread_from_the_first_number_on(tiny_data, tmp_path, monkeypatch):
     seen = []
 

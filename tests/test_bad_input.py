@@ -102,7 +102,7 @@ CASES = {
         ("ValueError", "of another network. more: (2, 6, 6, 2), wanted none"),
     "gj.freeze(net, {'params': {'head_bias': labels}}, input_shape=(6, 6, 2))":
         ("ValueError", "head_kernel: none, wanted"),
-    "gj.certify(frozen, x, epsilon='36/255')": ("ValueError", "such as 36 / 255; got '36/255'"),
+    "gj.certify(frozen, x, epsilon='36/0')": ("ValueError", "such as 36 / 255; got '36/0'"),
     "gj.models.from_plain_model({'family': 'LiResNet', 'depth': 1, 'width': 4, 'stem': '3x3'})":
         ("ValueError", "model.stem must be one of ['auto', '5x5', '7x7', 'patches'], got '3x3'"),
     "gj.torch_import.import_torch('a.npz', out='b', data='none.npz')":

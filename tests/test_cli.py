@@ -65,7 +65,7 @@ def test_a_radius_that_reaches_every_image_is_refused_and_one_that_certifies_non
     assert "No image is certified at epsilon 7.9" in out
 
 
-def test_a_run_that_has_not_ended_says_so(trained, capsys, tmp_path):
+def test_a_run_that_has_not_ended_says_so(trained, untyped, capsys, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     (copy / "summary.json").unlink()

@@ -78,7 +78,7 @@ class TrainingProgress:
 
     @property
     def _done(self) -> float:
-        return self._progress.tasks[0].completed
+        return float(self._progress.tasks[0].completed)
 
     def _seconds_left(self) -> float:
         """By the pace since the first step; 0 if there is none yet."""

@@ -197,12 +197,12 @@ def test_numbers_that_float32_cannot_hold_are_refused(changes):
         ({"batch_size": "many"}, "batch_size is a number"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused_by_name(given, teaches):
+def test_settings_that_mean_nothing_are_refused_by_name(untyped, given, teaches):
     with pytest.raises(ValueError, match=teaches):
         gj.training.TrainConfig(**{"epsilon": 0.3, "epochs": 2, **given})
 
 
-def test_numbers_of_numpy_and_fractions_are_numbers_that_json_can_hold():
+def test_numbers_of_numpy_and_fractions_are_numbers_that_json_can_hold(untyped):
     config = gj.training.TrainConfig(epsilon="36/255", epochs=np.int64(2), clip_norm=np.float32(3))
     assert config.epsilon == 36 / 255
     assert json.loads(json.dumps(dataclasses.asdict(config)))["epochs"] == 2

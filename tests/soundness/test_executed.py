@@ -136,3 +136,19 @@ def test_subnormal_weights_are_0_in_the_frozen_copy_and_counted():
     again = jax.tree.map(lambda leaf: leaf, net)
     assert again.flushed == 3
     assert frozen([EYE], [[0, 0]], EYE, activation=layers.ReLU()).flushed == 0
+
+
+def test_bounds_are_those_of_the_float32_weights_that_run_whatever_type_was_given(small_net):
+    net, variables, _ = small_net
+
+    def just_below(
+        leaf,
+    ):  # what float32 rounds up, so that norms of the exact numbers are too small
+        return np.sign(np.asarray(leaf, np.float64)) * (1 + 0.6 * 2.0**-23)
+
+    exact = jax.tree.map(just_below, variables["params"])
+    rounded = jax.tree.map(lambda leaf: leaf.astype(np.float32), exact)
+    ours, theirs = (
+        gj.freeze(net, {"params": params}, input_shape=(8, 8, 1)) for params in (exact, rounded)
+    )
+    assert ours.digest == theirs.digest

@@ -120,7 +120,7 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
     try:
-        value = float(Fraction(epsilon)) if isinstance(epsilon, str) else float(epsilon)
+        value = _float_up(Fraction(epsilon)) if isinstance(epsilon, str) else float(epsilon)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"epsilon is an l2 radius, one positive number such as 36 / 255; got {epsilon!r}."
@@ -130,6 +130,12 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
             f"epsilon is an l2 radius, positive and finite, in the units of x; got {value}."
         )
     return jnp.asarray(float32_up(value))
+
+
+def _float_up(exact: Fraction) -> float:
+    nearest = float(exact)
+    is_below = math.isfinite(nearest) and nearest < exact
+    return math.nextafter(nearest, math.inf) if is_below else nearest
 
 
 def bottom_logit(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:

@@ -252,3 +252,10 @@ def test_a_head_of_a_thousand_classes_differentiates_within_memory():
     shape = jax.ShapeDtypeStruct((2048, 1000), jnp.float32)
     needed = gradient.lower(shape).compile().memory_analysis().temp_size_in_bytes
     assert needed <= 64 * 2**20
+
+
+@pytest.mark.parametrize("text", ["36/255", "0.1", "1/2", f"{10**30 + 1}/{2 * 10**30}"])
+def test_a_radius_written_as_text_is_rounded_up(text):
+    rounded = float(as_epsilon(text))
+    assert Fraction(rounded) >= Fraction(text)
+    assert rounded == pytest.approx(float(Fraction(text)), rel=3e-7)

@@ -38,8 +38,8 @@ def storable(path: str | os.PathLike[str]) -> Path:
         ValueError: if a character of the whole path would be read as a pattern.
     """
     folder = local(path)
-    whole = str(folder.absolute())
-    if strange := _PATTERN.search(whole):
+    whole = folder.absolute()
+    if strange := _PATTERN.search(whole.relative_to(whole.anchor).as_posix()):
         raise ValueError(
             f"{whole} holds {strange[0]}, which the storage of checkpoints reads as a pattern or "
             "an address: what is saved there could not be read again. Choose a folder without."

@@ -47,23 +47,37 @@ def settle(config: Any) -> None:
             value = value.item()
         if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
             raise ValueError(f"{name} is one of {list(choices)}, got {value!r}.")
-        if kind is float and isinstance(value, str):
-            value = _number(name, value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value) if abs(value) < 2**53 else value
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind in (int, float) and not is_number:
-            raise ValueError(f"{name} is a number, got {value!r}.")
-        if kind is int and value != int(value):
-            raise ValueError(f"{name} is a whole number, got {value!r}.")
-        object.__setattr__(config, name, int(value) if kind is int else value)
+        if kind in (int, float):
+            value = _settled_number(name, kind, value)
+        object.__setattr__(config, name, value)
 
 
-def _number(name: str, text: str) -> float:
+def _settled_number(name: str, kind: type, value: Any) -> int | float:
+    if kind is float and isinstance(value, str):
+        try:
+            return number(value)
+        except ValueError:
+            raise ValueError(f"{name} is a number such as 0.3 or 36/255, got {value!r}.") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is a number, got {value!r}.")
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{name} is a whole number, got {value!r}.")
     try:
-        return float(Fraction(text))
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"{name} is larger than any float.") from None
+
+
+def number(text: str) -> float:
+    """A number from text, which may be a fraction, for the field's radii are: 36/255.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return float(Fraction(text) if "/" in text else text)
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(f"{name} is a number such as 0.3 or 36/255, got {text!r}.") from None
+        raise ValueError(f"{text!r} is no number such as 0.3 or 36/255") from None
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket/run", "file:/tmp/run"])
+@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket/run", "file:/data/run"])
 def test_addresses_elsewhere_are_refused_and_nothing_is_made(door, path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="names storage elsewhere"):

@@ -43,13 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except _RUN_ERRORS as error:
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        console.print(f"[bold red]error:[/] {escape(str(error) + notes)}")
+        console.print(f"[bold red]error:[/] {_in_words(error)}")
         sys.exit(2)
     except KeyboardInterrupt as stopped:
         if str(stopped):  # training says how to go on
-            console.print(escape("\n".join([str(stopped), *getattr(stopped, "__notes__", ())])))
+            console.print(_in_words(stopped))
         sys.exit(128 + getattr(stopped, "signal", 2))
+
+
+def _in_words(error: BaseException) -> str:
+    """What it says and what was added on the way, for a console."""
+    return escape("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 def _dispatch(words: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from gloro_jax.paths import local
+from gloro_jax.plain import number
 
 _REGISTRY = ConstructorRegistry()
 
@@ -20,16 +20,10 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     if info.type is not float:
         return None
 
-    def read(words: list[str]) -> float:
-        try:
-            return float(Fraction(words[0]) if "/" in words[0] else words[0])
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"{words[0]!r} is no number such as 0.3 or 36/255") from None
-
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="FLOAT",
-        instance_from_str=read,
+        instance_from_str=lambda words: number(words[0]),
         is_instance=lambda value: isinstance(value, (float, int)),
         str_from_instance=lambda value: [str(value)],
     )

@@ -50,7 +50,10 @@ def initial_state(
     seed: int,
     input_shape: tuple[int, ...],
 ) -> TrainState:
-    """Fresh weights, vectors and optimiser state."""
+    """Fresh weights, vectors and optimiser state.
+
+    They are waited for: whoever changed BLAS's threads meanwhile would change their numbers.
+    """
     example = jnp.zeros((1, *input_shape), jnp.float32)
 
     def init(key: Any) -> TrainState:
@@ -60,7 +63,7 @@ def initial_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, spectral, centering, optimizer.init(params))
 
-    return _waited_for(jax.jit(init)(random_key(seed)))
+    return jax.block_until_ready(jax.jit(init)(random_key(seed)))
 
 
 def started_from(
@@ -95,12 +98,7 @@ def started_from(
             optimizer.init(kept["params"]),
         )
 
-    return _waited_for(jax.jit(start)(state.spectral, given))
-
-
-def _waited_for(state: TrainState) -> TrainState:
-    """The state when it is there: whoever changes BLAS's threads meanwhile changes its numbers."""
-    return jax.block_until_ready(state)
+    return jax.block_until_ready(jax.jit(start)(state.spectral, given))
 
 
 def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:

@@ -194,6 +194,8 @@ def test_numbers_that_float32_cannot_hold_are_refused(changes):
         ({"loss": "ema"}, "loss is one of"),
         ({"epochs": 2.5}, "epochs is a whole number"),
         ({"epsilon": "36/0"}, "epsilon is a number such as 0.3 or 36/255"),
+        ({"epochs": float("inf")}, "epochs is a whole number"),
+        ({"epsilon": 10**400}, "epsilon is larger than any float"),
         ({"batch_size": "many"}, "batch_size is a number"),
     ],
 )

@@ -1,5 +1,6 @@
 """GloroNet: a body that carries its Lipschitz bound, a linear head, and nothing lost on the way."""
 
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -132,6 +133,24 @@ class GloroNet(nn.Module):
             )
 
 
+def checked_shape(input_shape: Any) -> tuple[int, ...]:
+    """The shape of one image as integers.
+
+    Raises:
+        ValueError: if it is none, or has the batch with it.
+    """
+    try:
+        shape = tuple(operator.index(n) for n in input_shape)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1 or len(shape) > 3:
+        hint = f" Without the batch: {shape[1:]}." if len(shape) == 4 else ""
+        raise ValueError(
+            f"input_shape is the shape of one image, (H, W, C); got {input_shape!r}.{hint}"
+        )
+    return shape
+
+
 def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple[int, ...]) -> Any:
     """Fresh power-iteration vectors: for imported weights, or another image size.
 
@@ -143,9 +162,12 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
 
     Returns:
         The collections with a new "spectral".
+
+    Raises:
+        ValueError: if `input_shape` is not the shape of one image.
     """
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
-    example = jnp.zeros((1, *input_shape), jnp.float32)
+    example = jnp.zeros((1, *checked_shape(input_shape)), jnp.float32)
 
     def fresh(kept: Any, key: Any) -> Any:
         made = net.apply(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from gloro_jax.margins import GloroLogits, as_epsilon, bottom_logit, pair_constants
+from gloro_jax.margins import GloroLogits, as_epsilon, bottom_logit, pair_constants, scores
 
 LossName = Literal["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"]
 
@@ -24,8 +24,8 @@ def gloro_cross_entropy(
 ) -> Float[Array, "*batch"]:
     """Cross-entropy over the m classes and bottom, which is never the label (Leino et al. 2021)."""
     bottom = bottom_logit(logits, epsilon=epsilon)
-    extended = jnp.concatenate([logits.values, bottom[..., None]], axis=-1)
-    return _cross_entropy(extended, labels, num_classes=logits.values.shape[-1])
+    extended = jnp.concatenate([scores(logits), bottom[..., None]], axis=-1)
+    return _cross_entropy(extended, labels, num_classes=scores(logits).shape[-1])
 
 
 def trades_kl(
@@ -36,7 +36,7 @@ def trades_kl(
     The divergence equals log-sum-exp with bottom minus without, which is
     softplus(y_bottom - logsumexp(y)): exact and stable in that form.
     """
-    return _cross_entropy(logits.values, labels) + weight * _bottom_divergence(logits, epsilon)
+    return _cross_entropy(scores(logits), labels) + weight * _bottom_divergence(logits, epsilon)
 
 
 def trades_ce(
@@ -47,10 +47,10 @@ def trades_ce(
     That adds the entropy of the softmax, so it also sharpens predictions; gradients flow through
     both of its arguments, as in the reference implementation.
     """
-    log_p = jax.nn.log_softmax(logits.values)
+    log_p = jax.nn.log_softmax(scores(logits))
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
     penalty = _bottom_divergence(logits, epsilon) + entropy
-    return _cross_entropy(logits.values, labels) + weight * penalty
+    return _cross_entropy(scores(logits), labels) + weight * penalty
 
 
 def emma(
@@ -85,8 +85,8 @@ def lmt(
     margins do not see a common shift, and the norm can only fall.
     """
     constant = jnp.sqrt(2.0) * logits.lipschitz.value * centred_head_norm(logits.head_distances)
-    competitors = 1.0 - jax.nn.one_hot(labels, logits.values.shape[-1])
-    return _cross_entropy(logits.values + as_epsilon(epsilon) * constant * competitors, labels)
+    competitors = 1.0 - jax.nn.one_hot(labels, scores(logits).shape[-1])
+    return _cross_entropy(scores(logits) + as_epsilon(epsilon) * constant * competitors, labels)
 
 
 def centred_head_norm(distances: Float[Array, "m m"]) -> Float[Array, ""]:
@@ -110,10 +110,10 @@ def _cross_entropy(values: Array, labels: Array, *, num_classes: int | None = No
 
 
 def _bottom_divergence(logits: GloroLogits, epsilon: Any) -> Array:
-    log_sum = jax.nn.logsumexp(logits.values, axis=-1)
+    log_sum = jax.nn.logsumexp(scores(logits), axis=-1)
     return jax.nn.softplus(bottom_logit(logits, epsilon=epsilon) - log_sum)
 
 
 def _label_centred(logits: GloroLogits, labels: Array, epsilon: Any) -> tuple[Array, Array]:
-    own = jnp.take_along_axis(logits.values, labels[..., None], axis=-1)
-    return logits.values - own, as_epsilon(epsilon) * pair_constants(logits, labels)
+    own = jnp.take_along_axis(scores(logits), labels[..., None], axis=-1)
+    return scores(logits) - own, as_epsilon(epsilon) * pair_constants(logits, labels)

@@ -138,6 +138,21 @@ def _float_up(exact: Fraction) -> float:
     return math.nextafter(nearest, math.inf) if is_below else nearest
 
 
+def scores(logits: GloroLogits) -> Float[Array, "*batch m"]:
+    """`logits.values`.
+
+    Raises:
+        TypeError: if these are plain scores, which carry no bound.
+    """
+    if not isinstance(logits, GloroLogits):
+        raise TypeError(
+            f"This takes the GloroLogits that a gj.GloroNet returns, got {type(logits).__name__}: "
+            "plain scores carry no Lipschitz bound, and the margin needs one. Make the network a "
+            "GloroNet; for a bound of your own, gj.GloroLogits(values, lipschitz, head_distances)."
+        )
+    return logits.values
+
+
 def bottom_logit(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:
     """The score of "not robust here": the largest y_i + epsilon K_ij over i other than j.
 
@@ -148,8 +163,9 @@ def bottom_logit(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]
         logits: scores (..., m) with an estimate or an upper bound.
         epsilon: the l2 radius.
     """
+    values = scores(logits)
     lifts = pair_constants(logits, logits.prediction) * as_epsilon(epsilon)
-    return jnp.max(_mask(logits.values + lifts, logits.prediction, -jnp.inf), axis=-1)
+    return jnp.max(_mask(values + lifts, logits.prediction, -jnp.inf), axis=-1)
 
 
 def certified_radius(logits: GloroLogits) -> Float[Array, "*batch"]:
@@ -199,12 +215,12 @@ def pair_constants(logits: GloroLogits, index: Int[Array, "*batch"]) -> Float[Ar
 
 
 def _guaranteed_constants(logits: GloroLogits) -> Array:
+    classes = scores(logits).shape[-1]
     if not isinstance(logits.lipschitz, UpperBound):
         raise TypeError(
             "A certificate needs an UpperBound, and these logits carry an Estimate: power "
             "iteration errs low. Certify with frozen = gj.freeze(net, variables, input_shape=...)."
         )
-    classes = logits.values.shape[-1]
     if logits.head_distances.shape != (classes, classes):
         raise ValueError(
             f"Logits of {classes} classes have head distances ({classes}, {classes}), got "

@@ -1,12 +1,16 @@
 """Paths of this machine's files: what people write for one, checked before anything is written."""
 
+import contextlib
+import errno
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 # Storage layers below take these for a pattern, and write to one place and read from another.
 _PATTERN = re.compile(r"\[.*\]|\\|:/")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 def local(path: str | os.PathLike[str]) -> Path:
@@ -45,3 +49,25 @@ def storable(path: str | os.PathLike[str]) -> Path:
             "an address: what is saved there could not be read again. Choose a folder without."
         )
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, busy: str) -> Iterator[None]:
+    """Keeps others out of a folder; the lock ends with the process.
+
+    Raises:
+        FileExistsError: with the message `busy`, if another process holds it.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on this platform
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise FileExistsError(busy) from None
+            if error.errno not in _NO_LOCKS:  # some NFS and Lustre mounts have none
+                raise
+        yield

@@ -68,16 +68,32 @@ def _settled_number(name: str, kind: type, value: Any) -> int | float:
         raise ValueError(f"{name} is larger than any float.") from None
 
 
-def number(text: str) -> float:
-    """A number from text, which may be a fraction, for the field's radii are: 36/255.
+def number(text: Any) -> float:
+    """A number, or one from text, which may be a fraction, for the field's radii are: 36/255.
 
     Raises:
         ValueError: if it is none.
     """
     try:
-        return float(Fraction(text) if "/" in text else text)
+        return float(Fraction(text) if isinstance(text, str) and "/" in text else text)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{text!r} is no number such as 0.3 or 36/255") from None
+
+
+def brief(self: Any) -> str:
+    """A dataclass in a few lines, arrays as their type and shape; serves as its `__repr__`."""
+    fields = [field for field in dataclasses.fields(self) if field.repr]
+    parts = [f"{field.name}={_short(getattr(self, field.name))}" for field in fields]
+    return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, list | tuple | dict) and len(value) > 8:
+        return f"{type(value).__name__} of {len(value)}"
+    words = " ".join(repr(value).split())
+    return words if len(words) <= 240 else words[:240] + " ..."
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

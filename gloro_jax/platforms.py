@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from jax.core import Tracer
 # XLA:CPU hands convolutions to YNNPACK, whose weight gradients are 2 to 10 times slower than
 # Eigen's. An empty list of fusion types keeps Eigen. Measure again with each new JAX.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def compiler_options() -> dict[str, str]:
@@ -87,6 +90,17 @@ def random_key(seed: int) -> Any:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def in_32_bits(fn: Callable[P, R]) -> Callable[P, R]:
+    """`fn` as it is without JAX_ENABLE_X64, which changes types, and with them random draws."""
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.enable_x64(False):
+            return fn(*args, **kwargs)
+
+    return call
+
+
 def scan_unroll(length: int) -> int:
     """How far to unroll a scan whose body differentiates convolutions.
 
@@ -100,6 +114,13 @@ def is_tracing(*trees: Any) -> bool:
     """Whether we are inside a JAX transformation, or one of `trees` holds a traced value."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
     return traced or isinstance(jnp.zeros(()), Tracer)
+
+
+def is_on_host(x: Any) -> bool:
+    """Whether the values of an array can be read without waiting for an accelerator."""
+    if not isinstance(x, jax.Array):
+        return True
+    return x.is_fully_addressable and {device.platform for device in x.devices()} == {"cpu"}
 
 
 def jit(fn: Callable[..., Any], *, static_argnames: tuple[str, ...] = ()) -> Callable[..., Any]:

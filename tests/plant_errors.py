@@ -84,7 +84,7 @@ ERRORS = {
         "return value", "tests/soundness/test_executed.py",
     ),
     "freeze: subnormal weights stay": (
-        "freeze.py", "is_small = (array != 0) & (np.abs(array) < tiny)", "is_small = array != array", "tests/soundness/test_executed.py",
+        "freezing.py", "is_small = (array != 0) & (np.abs(array) < tiny)", "is_small = array != array", "tests/soundness/test_executed.py",
     ),
     "certify: layers may overflow": (
         "frozen_net.py", "is_finite(squares) & (squares <= jnp.square(self._frozen[\"longest\"]))", "is_finite(squares)", "tests/soundness/test_executed.py",
@@ -365,7 +365,7 @@ ERRORS = {
         "tests/soundness/test_layers.py tests/test_golden.py",
     ),
     "freeze: weights not checked": (
-        "freeze.py", "if not all(np.isfinite(np.asarray(array)).all()", "if not all(True",
+        "freezing.py", "if not all(np.isfinite(np.asarray(array)).all()", "if not all(True",
         "tests/soundness/test_locks.py",
     ),
     "digest: not compared": (
@@ -377,7 +377,7 @@ ERRORS = {
         "tests/test_runs.py",
     ),
     "certify: infinite pixels accepted": (
-        "certify.py", "is_sane = frozen.is_sane(x)", "is_sane = (x == x).all(axis=tuple(range(1, x.ndim)))",
+        "certification.py", "is_sane = frozen.is_sane(x)", "is_sane = (x == x).all(axis=tuple(range(1, x.ndim)))",
         "tests/soundness/test_locks.py",
     ),
     "power iteration: an epsilon in the norm": (

@@ -1,6 +1,10 @@
 """The public names and signatures: others call them, so a change here is a decision."""
 
 import inspect
+import subprocess
+import sys
+
+import pytest
 
 import gloro_jax as gj
 
@@ -28,7 +32,10 @@ SIGNATURES = {
     "training.data_parallel": "(step, *, backend, devices)",
     "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon)",
     "evaluation.attack": (
-        "(frozen, images, *, radii, steps, restarts, seed, batch_size, on_progress)"
+        "(frozen, images, *, radii, steps, restarts, targets, seed, batch_size, on_progress)"
+    ),
+    "evaluation.report": (
+        "(run, frozen, split, *, epsilon, source, out, examples, steps, on_progress)"
     ),
     "evaluation.tightness": "(frozen, images, *, pairs, steps, seed)",
     "data.from_arrays": "(train, test, *, validation, seed, name, class_names, origin)",
@@ -72,11 +79,24 @@ def test_signatures():
 
 
 def test_names():
-    public = {name for name in dir(gj) if not name.startswith("_")}
-    internal = {"certify", "freeze", "activations", "frozen_net", "gloro", "lipschitz", "margins",
-                "orthogonal", "plain", "platforms", "pytrees", "schedules", "importlib", "Any",
-                "TYPE_CHECKING", "cli", "jaxtyping", "version"}  # fmt: skip
-    assert public - (internal - NAMES) == NAMES
+    assert {name for name in dir(gj) if not name.startswith("_")} == NAMES
+    assert all(hasattr(gj, name) for name in NAMES)
+    with pytest.raises(AttributeError, match="no attribute 'certfy'"):
+        getattr(gj, "certfy")  # noqa: B009
+
+
+def test_usage_comes_before_jax():
+    """The first words of the command line do not wait for what they do not need."""
+    code = """
+import contextlib, sys
+from gloro_jax.cli import main
+for words in ([], ["--help"], ["--version"]):
+    with contextlib.suppress(SystemExit):
+        main(words)
+print(sorted({"jax", "flax", "numpy", "tyro"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_fields():

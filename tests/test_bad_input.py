@@ -39,6 +39,23 @@ CASES = {
     "gj.freeze(net, {}, input_shape=(6, 6, 2))": ("ValueError", "needs variables['params']"),
     "gj.freeze(nn.Dense(3), variables, input_shape=(6,))": ("TypeError", "takes a gj.GloroNet"),
     "gj.freeze(net, variables, input_shape=(0, 6, 2))": ("ValueError", "input_shape is the shape"),
+    "gj.freeze(net, variables, input_shape=x.shape)":
+        ("ValueError", "Without the batch: (6, 6, 2)"),
+    "gj.freeze(net, variables, input_shape=6)": ("ValueError", "got 6"),
+    "gj.init_spectral(net, variables, key=jax.random.key(0), input_shape=x.shape)":
+        ("ValueError", "Without the batch: (6, 6, 2)"),
+    "gj.certify(frozen, x * 255, epsilon=0.1)": ("ValueError", "x / 255"),
+    "gj.certify(frozen, np.full((1, 6, 6, 2), 17, np.float32), epsilon=0.1)":
+        ("ValueError", "values up to 17"),
+    "gj.losses.emma(jnp.ones((2, 3)), labels[:2], epsilon=0.1)":
+        ("TypeError", "plain scores carry no Lipschitz bound"),
+    "gj.losses.trades_kl(jnp.ones((2, 3)), labels[:2], epsilon=0.1, weight=1.0)":
+        ("TypeError", "plain scores carry no Lipschitz bound"),
+    "gj.losses.gloro_cross_entropy(logits.values, labels[:2], epsilon=0.1)":
+        ("TypeError", "plain scores carry no Lipschitz bound"),
+    "gj.bottom_logit(logits.values, epsilon=0.1)": ("TypeError", "plain scores"),
+    "gj.certified_radius(logits.values)": ("TypeError", "plain scores"),
+    "gj.training.Session(resume_step=3)": ("ValueError", "is_resuming=True"),
     "net.apply(variables, x, norms=None)": ("TypeError", "norms says how"),
     "net.apply(variables, x.astype(int), norms=norms)": ("TypeError", "floating-point array"),
     "layers.Dense(3).init(jax.random.key(0), x)": ("TypeError", "takes a Bounded"),

@@ -8,7 +8,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import layers
-from gloro_jax.certify import _certify
+from gloro_jax.certification import _certify
 from gloro_jax.models import gloro_2c2f
 from tests.draws import key, uniform
 
@@ -217,3 +217,12 @@ def test_imported_numpy_weights_freeze_like_jax_ones_and_cannot_change_afterward
         array *= 100
     np.testing.assert_array_equal(frozen(x).values, small_frozen(x).values)
     assert gj.certify(jax.tree.map(lambda a: a, frozen), x, epsilon=0.1)
+
+
+def test_standardised_images_and_far_points_are_certified_as_before(small_frozen):
+    """Only what looks like pixels of 0 to 255 is refused, where the host sees it."""
+    x = np.asarray(uniform(3, (2, 8, 8, 1)))
+    for images in (40 * x - 20, 300 * x, -255 * x, np.full_like(x, np.nan)):
+        gj.certify(small_frozen, images.astype(np.float32), epsilon=0.1)
+    inside = jax.jit(lambda x: gj.certify(small_frozen, x, epsilon=0.1).radius)
+    assert inside(np.float32(100) * x).shape == (2,)

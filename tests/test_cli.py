@@ -103,6 +103,9 @@ def test_a_certificate_file_is_written_checked_and_refused(trained, capsys, tmp_
     code, out, _ = run(capsys, "check", file)
     assert code == 1
     assert "was altered" in out
+    code, _, err = run(capsys, "check", str(trained))
+    assert code == 2
+    assert f"gloro-jax certify {trained} --out FILE" in err
     code, _, err = run(capsys, "certify", str(trained), "--epsilon", "a third")
     assert code == 2
     assert "for example 0.3 or '36/255'" in err
@@ -112,6 +115,13 @@ def test_an_existing_run_is_refused(trained, capsys):
     code, _, err = run(capsys, "train", "digits", "--run", str(trained))
     assert code == 2
     assert "Runs are never overwritten" in err
+    assert "Session(is_resuming=True)" in err
+    code, _, err = run(
+        capsys, "train", "digits", "--run", str(trained), "--epochs", "9", "--resume"
+    )
+    assert code == 2
+    assert "training.epochs: 8 in the run, 9 now" in err
+    assert f"--init-from {trained}" in err
 
 
 @pytest.mark.parametrize(
@@ -229,7 +239,7 @@ def test_resume_goes_on_with_the_same_command(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def own_file(tmp_path_factory):
-    """The digits as a user would bring them: uint8, and named classes."""
+    """Nine of the digits as a user would bring them: uint8, and named classes."""
     import gloro_jax as gj
 
     data = gj.data.digits()
@@ -237,11 +247,10 @@ def own_file(tmp_path_factory):
     arrays = {}
     for split in ("train", "test"):
         part = getattr(data, split)
-        arrays[f"x_{split}"] = np.round(part.images * 255).astype(np.uint8)
-        arrays[f"y_{split}"] = part.labels
-    names = np.array(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    )
+        kept = part.labels < 9
+        arrays[f"x_{split}"] = np.round(part.images[kept] * 255).astype(np.uint8)
+        arrays[f"y_{split}"] = part.labels[kept]
+    names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"])
     np.savez(path, class_names=names, **arrays)
     return path
 
@@ -298,6 +307,14 @@ def own_run(own_file, tmp_path_factory):
         main([*words, "--model.dense", "8", "--validation", "0.05"])
     assert exit_info.value.code == 0
     return folder
+
+
+def test_the_number_of_classes_is_that_of_the_data_unless_given(own_run, own_file, capsys):
+    assert json.loads((own_run / "config.json").read_text())["model"]["num_classes"] == 9
+    words = ["train", "digits", "--run", "unmade", "--data", str(own_file)]
+    code, _, err = run(capsys, *words, "--model.num_classes", "10")
+    assert code == 2
+    assert "network has 10 classes and the data 9" in err
 
 
 @pytest.mark.slow

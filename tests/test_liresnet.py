@@ -11,7 +11,7 @@ from flax import linen as nn
 
 import gloro_jax as gj
 from gloro_jax import layers
-from gloro_jax.certify import _certify
+from gloro_jax.certification import _certify
 from gloro_jax.lipschitz.norms import exact_norm
 from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.models import ChordLiResNet, LiResNet

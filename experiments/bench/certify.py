@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import gloro_jax as gj
-from gloro_jax.certify import _certify
+from gloro_jax.certification import _certify
 from gloro_jax.models import GloroCNN, gloro_2c2f, gloro_4c3f, gloro_6c2f
 from gloro_jax.platforms import compiler_options
 

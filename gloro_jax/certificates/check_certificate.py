@@ -507,6 +507,7 @@ def summary_of(points):
 def compare_with_data(header, arrays, images, labels):
     """The data's own inputs, if they and their labels are those of the file."""
     index, shape = arrays["index"], tuple(header["input"]["shape"])
+    require(index.max() < len(images), f"the data hold {len(images)} images, not {index.max() + 1}")
     theirs = np.ascontiguousarray(images[index] if images.ndim != 3 else images[index, ..., None])
     is_same = theirs.shape[1:] == shape and digest(theirs) == header["arrays"]["inputs"]
     require(is_same, "the inputs are not those of the data")
@@ -517,9 +518,8 @@ def compare_with_data(header, arrays, images, labels):
 
 def compare_with_run(header, arrays, network, weights):
     """Refuses a file whose layers or weights are not those of a run."""
-    parts = {"network": header["network"], "head": header["head"]}
-    is_same = {**parts, "input": header["input"]["shape"]} == network
-    require(is_same, "the layers are not those of the run, or in another order")
+    told = {k: header[k] for k in ("network", "head")} | {"input": header["input"]["shape"]}
+    require(told == network, "the layers are not those of the run, or in another order")
     others = [name for name in weights if not np.array_equal(arrays.get(name), weights[name])]
     require(not others, f"weights that are not those of the run: {others}")
 

@@ -44,6 +44,11 @@ class CheckOptions:
 def check(words: list[str]) -> int:
     """`gloro-jax check`."""
     options: CheckOptions = parse(CheckOptions, "check", words)
+    if options.file.is_dir():
+        raise ValueError(
+            f"{options.file} is a folder, and check proves a certificate file. A run writes one: "
+            f"gloro-jax certify {options.file} --out FILE."
+        )
     if not options.file.is_file():
         raise FileNotFoundError(f"{options.file} is not there.")
     network, alarm = None, ""

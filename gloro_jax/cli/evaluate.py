@@ -74,12 +74,14 @@ class AttackOptions(Selection):
         run: the run folder.
         steps: gradient steps per restart and target class.
         restarts: starts per target class; the first is at the image.
+        targets: classes to aim at, those that the certificate holds nearest; 9 are all of ten.
         examples: attack only this many images, drawn at random with a fixed seed; all unless given.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     steps: int = 50
     restarts: int = 2
+    targets: int = 9
     examples: int | None = None
 
 
@@ -168,7 +170,11 @@ def attack(words: list[str]) -> int:
     opened = opened._replace(split=sample(opened.split, options.examples))
     report = certified(opened)
     inside, at_epsilon = attack_twice(
-        opened, report, steps=options.steps, restarts=options.restarts
+        opened,
+        report,
+        steps=options.steps,
+        restarts=options.restarts,
+        targets=options.targets,
     )
     table = summary(report, title=opened.title)
     add_attack_rows(table, report, inside, at_epsilon)
@@ -256,7 +262,7 @@ def certified(opened: Opened) -> Report:
 
 
 def attack_twice(
-    opened: Opened, report: Report, *, steps: int, restarts: int
+    opened: Opened, report: Report, *, steps: int, restarts: int, targets: int = 9
 ) -> tuple[AttackReport, AttackReport]:
     """The attacks inside certified radii and at epsilon, with a progress bar."""
     images = opened.split.images
@@ -270,6 +276,7 @@ def attack_twice(
                 radii=radii,
                 steps=steps,
                 restarts=restarts,
+                targets=targets,
                 on_progress=lambda done: bar.advance(task, done),
             )
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from gloro_jax.cli.words import known
 from gloro_jax.version import __version__
 
 _USAGE = """\
@@ -24,8 +23,8 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax export DIR --out NEW     a StableHLO program that certifies without this library
   gloro-jax import-torch FILE --out DIR   weights of the LiResNet authors' PyTorch code, as a run
 
-Each command explains its options with --help; gloro-jax --version tells the version.
-Recipes: {recipes}
+Each command explains its options with --help, and `gloro-jax train` lists the recipes;
+`gloro-jax --version` tells the version.
 """
 
 _RUN_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
@@ -58,13 +57,13 @@ def _in_words(error: BaseException) -> str:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        from gloro_jax.recipes import RECIPES
-
-        print(_USAGE.format(recipes=", ".join(RECIPES)))
+        print(_USAGE, end="")
         return 0 if words else 2
     if words[0] == "--version":
         print(f"gloro-jax {__version__}")
         return 0
+    from gloro_jax.cli.words import known  # with its imports, which the lines above do without
+
     command, rest = words[0], words[1:]
     file = _FILES[known(command, _FILES, what="command")]
     module = importlib.import_module(f"gloro_jax.cli.{file}")

@@ -1,7 +1,6 @@
 """report: pages about runs."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from rich.progress import Progress
 from gloro_jax.cli.evaluate import Selection, open_run
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.findings import Findings, look_at
-from gloro_jax.evaluation.report import render
+from gloro_jax.evaluation.page import write_page
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ def report(words: list[str]) -> int:
     names = [str(run) for run in options.runs]
     if len({one.name for one in findings}) < len(findings):  # runs of one name in different places
         findings = [dataclasses.replace(f, name=n) for f, n in zip(findings, names, strict=True)]
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(render(findings), encoding="utf-8")
-    os.replace(partial, out)
+    write_page(findings, out)
     console = Console(highlight=False, soft_wrap=True)
     for one in findings:
         console.print(

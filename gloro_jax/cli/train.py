@@ -11,7 +11,7 @@ from rich.markup import escape
 from gloro_jax import runs
 from gloro_jax.cli.evaluate import Opened, attack_twice, certified, verdict
 from gloro_jax.cli.words import known, parse
-from gloro_jax.data import DataConfig, open_data
+from gloro_jax.data import DataConfig, Dataset, open_data
 from gloro_jax.data.npz import is_npz
 from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
 from gloro_jax.models import ModelConfig, from_plain_model
@@ -58,8 +58,16 @@ def train(words: list[str]) -> int:
             "apply: leave them out."
         )
     model, initial = _start(options)
-    _fit(model, data, options.training, options.run, session, initial)
+    opened = open_data(data)
+    if initial is None and not _gives_classes(words):
+        model = dataclasses.replace(model, num_classes=opened.num_classes)
+    _fit(model, opened, options.training, options.run, session, initial)
     return 0
+
+
+def _gives_classes(words: list[str]) -> bool:
+    """Whether the user said how many; the data do otherwise."""
+    return any(word.replace("_", "-").startswith("--model.num-classes") for word in words)
 
 
 def _start(options: Any) -> tuple[ModelConfig, Any]:
@@ -129,9 +137,9 @@ def demo(words: list[str]) -> int:
     training = dataclasses.replace(recipe.training, epochs=options.epochs)
     console = Console(highlight=False)
     console.print(f"Training a GloRo Net on scikit-learn's digits, into {escape(str(run))} ...")
-    _fit(recipe.model, recipe.data, training, run, Session())
-    test = open_data(recipe.data).test
-    opened = Opened(runs.load(run), test, training.epsilon, *("digits, test split",) * 2)
+    data = open_data(recipe.data)
+    _fit(recipe.model, data, training, run, Session())
+    opened = Opened(runs.load(run), data.test, training.epsilon, *("digits, test split",) * 2)
     report = certified(opened)
     console.print(f"Attacking all {report.count} test images, at every other class ...")
     inside, at_epsilon = attack_twice(opened, report, steps=50, restarts=1)
@@ -144,15 +152,14 @@ def demo(words: list[str]) -> int:
 
 def _fit(
     model: ModelConfig,
-    data_config: DataConfig,
+    data: Dataset,
     training: TrainConfig,
     run: Path,
     session: Session,
     initial: Any = None,
 ) -> TrainResult:
-    data = open_data(data_config)
     console = Console(highlight=False, soft_wrap=True)
-    config = {"model": model, "data": data_config, "training": training}
+    config = {"model": model, "data": data.origin or DataConfig(data.name), "training": training}
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
     result = fit(model, data, training, run=run, session=session, initial=initial)
     report = result.validation

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.plain import settle
+from gloro_jax.plain import brief, settle
 
 _CHANNELS = (1, 3, 4)
 
@@ -23,6 +23,8 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         check_images(self.images)
@@ -80,6 +82,8 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...] = ()
     origin: DataConfig | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         names = self.class_names or tuple(str(label) for label in range(self.num_classes))

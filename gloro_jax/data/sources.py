@@ -15,14 +15,19 @@ from gloro_jax.paths import local
 STOCK = ("mnist", "fashion_mnist", "svhn_cropped", "cifar10", "cifar100")
 
 
-def open_data(config: DataConfig) -> Dataset:
+def open_data(config: DataConfig | str) -> Dataset:
     """The data set that `config` names, validated, in memory.
+
+    Args:
+        config: which set, and what share is held out; or the source alone, "mnist" or "my.npz".
 
     Raises:
         ValueError: if there is no such set, or it is damaged.
         FileNotFoundError: if it has not been prepared; the message gives the command. Nothing is
             ever downloaded from here.
     """
+    if isinstance(config, str):
+        config = DataConfig(config)
     if config.source == "digits":
         return digits(config)
     splits, class_names = _read(config)

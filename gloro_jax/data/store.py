@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.data.npz import Arrays
-from gloro_jax.paths import local
+from gloro_jax.paths import local, locked
 
 VERSION = "1.0.0"
-_BUILDER, _CONTENTS = "gloro_images", "contents.json"
+_BUILDER, _CONTENTS, _PREPARING = "gloro_images", "contents.json", ".preparing-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +110,9 @@ def write(
     """Writes a set whole or not at all, and returns its folder; one that was there is replaced."""
     target = set_folder(name, directory)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".preparing-{name}-", dir=directory) as temporary:
+    with _workplace(target.parent) as temporary:
         with _quiet():
-            builder = _make_builder(name, Path(temporary), splits, class_names, image_shape)
+            builder = _make_builder(name, temporary, splits, class_names, image_shape)
             builder.download_and_prepare()
         made = Path(builder.data_dir)
         files = {p.name: _sha256(p) for p in sorted(made.iterdir())}
@@ -124,9 +125,20 @@ def write(
         }
         (made / _CONTENTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if target.exists():
-            target.rename(Path(temporary) / "replaced")
+            target.rename(temporary / "replaced")
         made.rename(target)
     return target
+
+
+@contextlib.contextmanager
+def _workplace(parent: Path) -> Iterator[Path]:
+    """A folder to prepare in, on the file system of the set; those of killed ones are removed."""
+    for left in parent.glob(f"{_PREPARING}*"):
+        with contextlib.suppress(FileExistsError), locked(left, busy=""):
+            shutil.rmtree(left, ignore_errors=True)
+    making = tempfile.TemporaryDirectory(prefix=_PREPARING, dir=parent)
+    with making as made, locked(Path(made), busy=f"{made} is being worked in."):
+        yield Path(made)
 
 
 def _make_builder(

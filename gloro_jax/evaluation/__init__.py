@@ -2,6 +2,7 @@
 
 from gloro_jax.evaluation.attacks import AttackReport as AttackReport
 from gloro_jax.evaluation.attacks import attack as attack
+from gloro_jax.evaluation.page import report as report
 from gloro_jax.evaluation.tightness import Tightness as Tightness
 from gloro_jax.evaluation.tightness import tightness as tightness
 from gloro_jax.evaluation.vra import Report as Report

@@ -1,8 +1,8 @@
 """Attacks: projected gradient ascent, to bound robust accuracy from above and refute bad bounds.
 
-Each example is attacked at every other class in turn, on the difference of logits, with l2
-projection and random restarts. Aiming at each class finds far more than untargeted ascent with
-the same effort: on one digits network 74 % of points against 65 %.
+Each example is attacked at the classes that it is nearest to in turn, on the difference of logits,
+with l2 projection and random restarts. Aiming at each class finds far more than untargeted ascent
+with the same effort: on one digits network 74 % of points against 65 %.
 """
 
 import dataclasses
@@ -17,7 +17,9 @@ from jaxtyping import Array, Float, Int
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import jit, random_key
+from gloro_jax.margins import pair_constants
+from gloro_jax.plain import brief
+from gloro_jax.platforms import in_32_bits, jit, random_key
 
 # Certificates hold for exact distances; float32 steps are measured again in float64 against this.
 _INSIDE = 1 - 1e-5
@@ -40,6 +42,8 @@ class AttackReport:
     examples: np.ndarray
     predictions: np.ndarray
 
+    __repr__ = brief
+
     @property
     def is_success(self) -> np.ndarray:
         """(n,) whether another prediction was found within the radius."""
@@ -51,6 +55,7 @@ class AttackReport:
         return int(self.is_success.sum())
 
 
+@in_32_bits
 def attack(
     frozen: FrozenNet,
     images: np.ndarray,
@@ -58,6 +63,7 @@ def attack(
     radii: Any,
     steps: int = 50,
     restarts: int = 2,
+    targets: int = 9,
     seed: int = 0,
     batch_size: int = 128,
     on_progress: Callable[[int], None] = lambda images: None,
@@ -75,8 +81,10 @@ def attack(
             images with radius 0 are left alone.
         steps: gradient steps per restart and target class.
         restarts: the first starts at the image, the others at random in the ball.
+        targets: classes to aim at, those of the least margin over its Lipschitz constant; 9 are
+            every other class of ten, and an effort that does not grow with their number.
         seed: of the random starts.
-        batch_size: images attacked at once, each at every other class.
+        batch_size: images attacked at once.
         on_progress: called after each batch with the number of images in it.
 
     Raises:
@@ -84,10 +92,9 @@ def attack(
         ValueError: if images do not fit the network, or a number is out of range.
     """
     check_images(images)
-    if min(steps, restarts, batch_size) < 1:
-        raise ValueError(
-            f"steps, restarts and batch_size are at least 1, got {steps}, {restarts}, {batch_size}."
-        )
+    counts = {"steps": steps, "restarts": restarts, "targets": targets, "batch_size": batch_size}
+    if min(counts.values()) < 1:
+        raise ValueError(f"{', '.join(counts)} are at least 1, got {[*counts.values()]}.")
     clean = np.asarray(frozen.check_images(as_float(images)))
     limit, batch_size = _limits(radii, images.shape), min(batch_size, len(images))
     own = _predictions(frozen, clean, batch_size)
@@ -103,6 +110,7 @@ def attack(
             _filled(limit[rows], batch_size),
             steps,
             restarts,
+            targets,
             key,
         )
         for whole, part in zip(found, best, strict=True):
@@ -130,15 +138,19 @@ def _filled(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _attack_batch(
-    frozen: FrozenNet, clean: Array, limit: np.ndarray, steps: int, restarts: int, key: Any
+    frozen: FrozenNet,
+    clean: Array,
+    limit: np.ndarray,
+    steps: int,
+    restarts: int,
+    targets: int,
+    key: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    classes = frozen.net.num_classes
-    own = _predict(frozen, clean)
+    own, nearest = _nearest_classes(frozen, clean)
     best = (np.full(len(clean), np.inf), np.array(clean), np.array(own))
     for restart in range(restarts):
         key, step_key = jax.random.split(key)
-        for offset in range(1, classes):
-            target = (own + offset) % classes
+        for target in nearest[:targets]:
             x = clean if restart == 0 else _random_start(clean, _reach(limit, best[0]), step_key)
             for step in range(steps):
                 reach = _reach(limit, best[0])
@@ -175,6 +187,17 @@ def _keep_nearest(
 @jit
 def _predict(frozen: FrozenNet, x: Array) -> Array:
     return frozen.apply(x).prediction
+
+
+@jit
+def _nearest_classes(frozen: FrozenNet, x: Array) -> tuple[Array, Array]:
+    """The prediction, and the other classes (m - 1, batch), the nearest by its bound first."""
+    logits = frozen.apply(x)
+    own, values = logits.prediction, logits.values
+    constants = jnp.maximum(pair_constants(logits, own), jnp.finfo(jnp.float32).tiny)
+    distances = (jnp.max(values, axis=-1, keepdims=True) - values) / constants
+    itself = jax.nn.one_hot(own, values.shape[-1], dtype=bool)
+    return own, jnp.argsort(jnp.where(itself, -jnp.inf, distances), axis=-1).T[1:]
 
 
 @jit

@@ -14,6 +14,7 @@ from gloro_jax.evaluation.attacks import AttackReport, attack
 from gloro_jax.evaluation.tightness import Tightness, tightness
 from gloro_jax.evaluation.vra import Report, verified_robust_accuracy
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.plain import brief
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class Findings:
     tightness: Tightness
     lower_norms: dict[str, float] = dataclasses.field(default_factory=dict)
     norm_alarm: str = ""
+
+    __repr__ = brief
 
     @property
     def refuted(self) -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import jit, random_key
+from gloro_jax.platforms import in_32_bits, jit, random_key
 
 # Differences of float32 logits across a shorter distance would be mostly rounding.
 _SHORTEST = 1e-2
@@ -48,6 +48,7 @@ class Tightness:
         return self.lower > self.upper * (1 + _ROUNDING)
 
 
+@in_32_bits
 def tightness(
     frozen: FrozenNet,
     images: np.ndarray,

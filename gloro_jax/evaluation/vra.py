@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.certify import certify
+from gloro_jax.certification import certify
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.plain import brief, number
+from gloro_jax.platforms import in_32_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +31,8 @@ class Report:
     predictions: np.ndarray
     radii: np.ndarray
     is_certified: np.ndarray
+
+    __repr__ = brief
 
     @property
     def count(self) -> int:
@@ -61,8 +65,9 @@ class Report:
         return (held[None, :] > np.asarray(radii, float).reshape(-1, 1)).mean(axis=1)
 
 
+@in_32_bits
 def verified_robust_accuracy(
-    frozen: FrozenNet, batches: Iterable[tuple[Any, Any]], *, epsilon: float
+    frozen: FrozenNet, batches: Iterable[tuple[Any, Any]], *, epsilon: float | str
 ) -> Report:
     """Certifies every example of `batches` with guaranteed bounds.
 
@@ -71,7 +76,7 @@ def verified_robust_accuracy(
     Args:
         frozen: from `freeze` or `gj.load`.
         batches: (images, labels) pairs; images (n, H, W, C), uint8 or float32 in [0, 1].
-        epsilon: the l2 radius, in units of images in [0, 1].
+        epsilon: the l2 radius, in units of images in [0, 1]; it may be text, "36/255".
 
     Returns:
         The report.
@@ -89,7 +94,7 @@ def verified_robust_accuracy(
     if not columns:
         raise ValueError("There is nothing to certify: batches is empty.")
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    return Report(float(epsilon), *joined)
+    return Report(number(epsilon), *joined)
 
 
 def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple[Any, Any]]:

@@ -1,12 +1,13 @@
 """Writing the program and its papers, and reading them back with every digest compared."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import safetensors
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gloro_jax.certify import certify
+from gloro_jax.certification import certify
 from gloro_jax.export.card import model_card
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.identity import digest_text, digest_words
 from gloro_jax.margins import as_epsilon
 from gloro_jax.paths import local
+from gloro_jax.plain import brief, number
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__
 
@@ -44,6 +46,8 @@ class Exported:
 
     manifest: dict[str, Any]
     program: Any
+
+    __repr__ = brief
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w c"], *, epsilon: float) -> Any:
         """Certifies images, as `gj.certify` does.
@@ -80,7 +84,7 @@ def write(
     frozen: FrozenNet,
     *,
     out: str | os.PathLike[str],
-    epsilon: float,
+    epsilon: float | str,
     about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Exports a frozen network into a new folder, whole or not at all.
@@ -108,14 +112,14 @@ def write(
     if folder.exists():
         raise FileExistsError(f"{folder} exists. An export is never overwritten: choose another.")
     program = _program(frozen)
-    _compare(program, frozen, epsilon)
+    _compare(program, frozen, number(epsilon))
     manifest = {
         "format": _FORMAT,
         "made_with": {"gloro-jax": __version__, "jax": jax.__version__},
         "digest": frozen.digest,
         "input_shape": list(frozen.input_shape),
         "num_classes": frozen.net.num_classes,
-        "epsilon": float(epsilon),
+        "epsilon": number(epsilon),
         "platforms": list(program.platforms),
     }
     contents = {_PROGRAM: bytes(program.serialize()), _WEIGHTS: frozen_content(frozen)}
@@ -179,7 +183,20 @@ def _program(frozen: FrozenNet) -> Any:
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *frozen.input_shape), np.float32)
     epsilon = jax.ShapeDtypeStruct((), np.float32)
-    return jax.export.export(jax.jit(program), platforms=_PLATFORMS)(images, epsilon)
+    with _without_places():
+        return jax.export.export(jax.jit(program), platforms=_PLATFORMS)(images, epsilon)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Programs made meanwhile do not name the source files of this machine."""
+    option = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, option)
+    jax.config.update(option, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _compare(program: Any, frozen: FrozenNet, epsilon: float) -> None:

@@ -66,7 +66,8 @@ class ChordDense(LipschitzLayer):
             init = nn.initializers.normal(1.0 / features)
             kernel = self.param("kernel", init, (features, features), jnp.float32)
             gain = self.param("gain", nn.initializers.ones, (features,), jnp.float32)
-            near = jnp.eye(features) + jnp.asarray(kernel) * (self.scale * gain)[None, :]
+            eye = jnp.eye(features, dtype=jnp.float32)
+            near = eye + jnp.asarray(kernel) * (self.scale * gain)[None, :]
             return Linear(Matrix(_columns(near, self.method)), _bias(self, features))
 
         return self.apply_linear(x, make, trained_norm=_NORM)

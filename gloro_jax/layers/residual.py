@@ -79,7 +79,7 @@ class LinearResidual(LipschitzLayer):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         middle = [(k - 1) // 2 for k in window]  # where SAME padding puts the pixel itself
         branch = jnp.asarray(kernel) * (self.scale * gain)[None, None, None, :]
-        whole = branch.at[middle[0], middle[1]].add(jnp.eye(channels))
+        whole = branch.at[middle[0], middle[1]].add(jnp.eye(channels, dtype=branch.dtype))
         pads = resolve_padding("SAME", image_size=(height, width), window=window, strides=(1, 1))
         if is_mean_folded:
             bias = bias - self._mean(channels).value

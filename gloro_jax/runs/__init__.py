@@ -17,7 +17,6 @@ from gloro_jax.runs.folder import check_new as check_new
 from gloro_jax.runs.folder import create as create
 from gloro_jax.runs.folder import identity as identity
 from gloro_jax.runs.folder import is_unborn as is_unborn
-from gloro_jax.runs.folder import locked as locked
 from gloro_jax.runs.folder import read_config as read_config
 from gloro_jax.runs.folder import read_metrics as read_metrics
 from gloro_jax.runs.folder import read_summary as read_summary

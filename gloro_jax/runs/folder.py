@@ -1,11 +1,9 @@
 """Making, reopening and reading run folders; JSON only."""
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from gloro_jax.paths import local, storable
 from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -47,7 +44,8 @@ def check_new(run: str | os.PathLike[str]) -> Path:
 def _taken(folder: Path) -> FileExistsError:
     return FileExistsError(
         f"{folder} exists and is not empty. Runs are never overwritten: choose another folder, or "
-        "go on with a training that began there with --resume."
+        "go on with a training that began there with --resume (from Python, "
+        "session=gj.training.Session(is_resuming=True))."
     )
 
 
@@ -75,7 +73,8 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
         raise ValueError(
             f"{run} was begun with another config, so it cannot be resumed with this one:\n"
             + "\n".join(differences)
-            + "\nGive the same options, or choose another --run."
+            + "\nGive the same options. To train its weights on with others, choose a new folder: "
+            f"--run NEW --init-from {run} (from Python, initial=gj.runs.load_variables(run))."
         )
     return local(run)
 
@@ -97,31 +96,6 @@ def unfinished(run: str | os.PathLike[str]) -> str:
         f"The training of {local(run)} has not ended: {done} of {epochs} epochs are done. These "
         "are its weights so far; gloro-jax train ... --resume goes on."
     )
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second training out of the run folder; the lock ends with the process.
-
-    Raises:
-        FileExistsError: if another process is training there.
-    """
-    with (folder / "lock").open("w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on this platform
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise FileExistsError(
-                    f"Another process is training in {folder}. Wait for it, or choose another "
-                    "--run."
-                ) from None
-            if error.errno not in _NO_LOCKS:  # some NFS and Lustre mounts have none
-                raise
-        yield
 
 
 def check_model(model: ModelConfig) -> None:
@@ -156,7 +130,7 @@ def set_aside(folder: Path, checkpoints: list[int]) -> Path:
     names += [f"checkpoints/{step}" for step in checkpoints]
     for name in names:
         if (folder / name).exists():
-            (folder / name).rename(target / name)
+            shutil.move(folder / name, target / name)  # checkpoints may lie on another file system
     return target
 
 

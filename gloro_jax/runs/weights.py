@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gloro_jax.freeze import from_arrays
+from gloro_jax.freezing import from_arrays
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import DIGEST_VERSION, named_leaves

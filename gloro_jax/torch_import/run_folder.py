@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gloro_jax import runs
 from gloro_jax.data.npz import is_npz
-from gloro_jax.freeze import freeze
+from gloro_jax.freezing import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
 from gloro_jax.models import as_plain

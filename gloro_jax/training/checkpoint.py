@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gloro_jax.training.storage import Manners
+
 Arrays = dict[str, np.ndarray]
 
 _KEPT = 2
@@ -46,6 +48,7 @@ class Checkpoints:
     def __init__(self, run: Path, *, identity: str = "") -> None:
         self._folder, self._identity = (run / "checkpoints").resolve(), identity
         options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, cleanup_tmp_directories=True)
+        self._manners = Manners()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> list[int]:
@@ -85,7 +88,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Gives the folder back."""
-        self._manager.close()
+        try:
+            self._manager.close()
+        finally:
+            self._manners.end()
 
     def restore(self, step: int | None = None) -> Snapshot | None:
         """The newest checkpoint, or that of `step`; None if there is none at all.

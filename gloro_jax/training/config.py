@@ -32,7 +32,8 @@ class TrainConfig:
         epsilon_schedule: how the training radius moves, in factors of epsilon; above 1 leaves
             margins to spare. Its grammar: docs/training.md.
         batch_size: examples per step, over all devices together.
-        microbatches: parts that each device's share of a batch is computed in, to save memory.
+        microbatches: parts that each device's share of a batch is computed in, to save memory. On
+            CPU each part is compiled by itself, so that many take long to begin.
         optimizer: nadam or adam.
         lookahead: every so many steps, step back halfway to where the last such step ended
             (Zhang et al. 2019); 0 for never. Validated and kept are the fast weights.

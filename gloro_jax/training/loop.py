@@ -1,6 +1,7 @@
 """fit: checks, the run folder, training, and freezing what was learnt."""
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,15 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import runs
-from gloro_jax.data import Dataset
+from gloro_jax.data import Dataset, Split
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
-from gloro_jax.freeze import freeze
+from gloro_jax.freezing import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
-from gloro_jax.paths import local
-from gloro_jax.platforms import one_blas_thread
+from gloro_jax.paths import local, locked
+from gloro_jax.plain import brief
+from gloro_jax.platforms import in_32_bits, one_blas_thread
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
@@ -51,7 +53,10 @@ class TrainResult:
     history: list[dict[str, Any]]
     seconds: float
 
+    __repr__ = brief
 
+
+@in_32_bits
 def fit(
     net: GloroNet | ModelConfig,
     data: Dataset,
@@ -101,9 +106,22 @@ def fit(
         if initial is not None:
             plain["initial"] = runs.variables_digest(trainer.learnt)
         folder = _open_folder(local(run), plain, session)
-        with runs.locked(folder):
+        busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
+        with locked(folder, busy=busy):
+            _say_if_small(data.validation)
             _train(trainer, folder, session, built, data)
             return _finish(trainer, folder, built, data, config)
+
+
+def _say_if_small(validation: Split) -> None:
+    """One line where the split that chooses the best epoch is small."""
+    points = 98 / math.sqrt(len(validation))  # half the 95 % interval of a share near one half
+    if points > 5:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"The validation split has {len(validation)} images: its VRA is uncertain by up to "
+            f"{points:.0f} points, and so is the choice of the best epoch. A larger share can be "
+            "held out (--validation), or the last epoch taken (--checkpoint last)."
+        )
 
 
 def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:

@@ -28,4 +28,6 @@ class Session:
                 f"checkpoint_seconds must not be negative, got {self.checkpoint_seconds}."
             )
         if self.resume_step is not None and not self.is_resuming:
-            raise ValueError("--resume-step goes with --resume.")
+            raise ValueError(
+                "--resume-step goes with --resume; from Python, resume_step with is_resuming=True."
+            )

@@ -284,6 +284,9 @@ def test_labels_inputs_and_weights_are_compared_with_where_they_come_from(genuin
     with pytest.raises(certificates.Refused, match=rf"label of point \[{point}\] is not"):
         certificates.check(path, data=(images, labels))
 
+    with pytest.raises(certificates.Refused, match=r"the data hold \d+ images, not \d+"):
+        certificates.check(path, data=(images[:-1], labels[:-1]))
+
     changed, epsilon = images.copy(), Fraction(*header["epsilon"].values())
     changed[(point, *(rng.integers(n) for n in images.shape[1:]))] ^= 1
     path = certificates.write(frozen, changed, labels, epsilon=epsilon, out=tmp_path / "x").path

@@ -1,8 +1,11 @@
 """Prepared sets: what goes in comes out, without TensorFlow; nothing half-made is read."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 from gloro_jax.data import DataConfig, open_data, prepare, store
 from gloro_jax.data.sources import open_test_split
+from gloro_jax.paths import locked
 
 
 def arrays(channels=3, count=40):
@@ -53,6 +57,36 @@ def test_prepared_sets_and_the_npz_file_are_the_same_data(prepared, npz):
     assert by_name.class_names == by_file.class_names
     np.testing.assert_array_equal(by_name.test.images, by_file.test.images)
     assert len(by_name.validation) == 8
+
+
+def test_what_a_killed_preparation_left_is_removed_and_a_living_one_is_let_be(npz, tmp_path):
+    parent = tmp_path / "gloro_images" / "mine"
+    dead, alive = parent / ".preparing-dead", parent / ".preparing-alive"
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"half")
+    with locked(alive, busy=""):
+        prepare("mine", source=npz, directory=tmp_path)
+    assert {path.name for path in parent.iterdir()} == {"1.0.0", ".preparing-alive"}
+    assert (alive / "half").is_file()
+
+
+def test_a_set_is_prepared_where_its_folder_lies_on_another_file_system(npz, tmp_path, monkeypatch):
+    elsewhere, here = tmp_path / "scratch", tmp_path / "sets"
+    elsewhere.mkdir()
+    here.mkdir()
+    (here / "gloro_images").symlink_to(elsewhere)
+    rename = os.rename
+
+    def as_the_kernel_does(a, b):
+        if (elsewhere in Path(a).resolve().parents) != (elsewhere in Path(b).resolve().parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", as_the_kernel_does)
+    for is_overwriting in (False, True):
+        prepare("mine", source=npz, directory=here, is_overwriting=is_overwriting)
+    assert store.is_prepared("mine", here)
 
 
 def test_preparing_and_reading_imports_no_tensorflow_and_npz_no_tfds(prepared, npz):

@@ -81,6 +81,29 @@ def test_the_attack_reaches_the_boundary_of_a_linear_network():
     assert attack(frozen, np.asarray(x), radii=1.01 * radii).successes == 6
 
 
+def test_few_targets_are_the_nearest_classes():
+    """For a linear network the nearest change is into the class of the least certified ratio."""
+    from gloro_jax import layers
+
+    net = gj.GloroNet(layers.Flatten(), num_classes=30)
+    x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
+    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
+    frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
+    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
+    found = attack(frozen, np.asarray(x), radii=1.01 * radii, restarts=1, targets=1)
+    assert found.successes == 6
+    with pytest.raises(ValueError, match="targets"):
+        attack(frozen, np.asarray(x), radii=0.1, targets=0)
+
+
+def test_results_are_shown_in_a_few_lines(report, small_frozen, images):
+    found = attack(small_frozen, images[:2], radii=0.1, steps=1, restarts=1)
+    for result in (report, found, gj.data.digits(), gj.data.digits().test):
+        assert len(repr(result).splitlines()) < 10
+        assert "(" in repr(result)
+        assert len(repr(result)) < 1200
+
+
 def test_an_attack_of_radius_zero_finds_nothing(small_frozen, images):
     assert attack(small_frozen, images[:3], radii=0.0, steps=2, restarts=2).successes == 0
 

@@ -11,7 +11,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import certificates, layers
-from gloro_jax.freeze import from_arrays
+from gloro_jax.freezing import from_arrays
 from tests.certificates.test_certificates import frozen_net
 
 NORMS = gj.PowerIteration(steps=1)

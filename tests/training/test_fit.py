@@ -10,7 +10,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import layers
-from gloro_jax.models import GloroCNN
+from gloro_jax.models import ChordLiResNet, GloroCNN
 from gloro_jax.runs import read_metrics
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
@@ -80,6 +80,16 @@ def test_a_network_of_ones_own_needs_to_be_given_again(tiny_data, tmp_path):
     wrong = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(4)]), num_classes=3)
     with pytest.raises(ValueError, match="do not belong to this network"):
         gj.load(result.run, net=wrong)
+    found = gj.evaluation.report(
+        result.run, result.frozen, tiny_data.test, examples=2, steps=1, source="its own test split"
+    )
+    page = (result.run / "report.html").read_text(encoding="utf-8")
+    assert "its own test split" in page
+    assert found.frozen.digest in page
+    assert not found.is_alarm
+    assert found.report.epsilon == pytest.approx(CONFIG.epsilon)
+    with pytest.raises(ValueError, match="examples is at least 1"):
+        gj.evaluation.report(result.run, result.frozen, tiny_data.test, examples=0)
 
 
 def test_an_existing_run_is_never_touched(result, tiny_data):
@@ -221,3 +231,21 @@ def test_another_generator_of_the_process_changes_no_number(tiny_data, tmp_path)
             result = gj.training.fit(MODEL, tiny_data, config, run=tmp_path / name)
             digests.add(result.frozen.digest)
     assert len(digests) == 1
+
+
+@pytest.mark.slow
+def test_64_bit_settings_of_other_programs_change_nothing(tiny_data, tmp_path):
+    """Types, draws and digests are those of a process without JAX_ENABLE_X64."""
+    net = ChordLiResNet(depth=2, width=4, num_classes=3, dense_features=6, dense_depth=1)
+    moved = dataclasses.replace(
+        CONFIG, epochs=1, augmentation=gj.data.Augmentation(crop=1, operations=1)
+    )
+    plain = gj.training.fit(net, tiny_data, moved, run=tmp_path / "plain")
+    with jax.enable_x64(True):
+        wide = gj.training.fit(net, tiny_data, moved, run=tmp_path / "wide")
+        assert wide.frozen.digest == plain.frozen.digest
+        assert gj.load(tmp_path / "plain").digest == plain.frozen.digest
+        frozen, images = gj.load(wide.run), tiny_data.test.images[:4]
+        gj.evaluation.report(wide.run, frozen, tiny_data.test, examples=2, steps=2)
+        radii = gj.certify(frozen, images, epsilon=0.1).radius
+    np.testing.assert_array_equal(radii, gj.certify(plain.frozen, images, epsilon=0.1).radius)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.frozen_net import FrozenNet, assemble
-from gloro_jax.gloro import FrozenHead, GloroNet, Head
+from gloro_jax.gloro import FrozenHead, GloroNet, Head, checked_shape
 from gloro_jax.identity import (
     DIGEST_VERSION,
     is_bounded,
@@ -28,10 +28,11 @@ from gloro_jax.layers.base import Collect, FrozenLinear, Linear
 from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.margins import head_distance_bounds
-from gloro_jax.platforms import is_tracing
+from gloro_jax.platforms import in_32_bits, is_tracing
 from gloro_jax.program.settle import evaluated
 
 
+@in_32_bits
 def freeze(
     net: GloroNet,
     variables: Any,
@@ -69,7 +70,7 @@ def freeze(
             "freeze looks at the weights on the host, so it cannot run inside jit, vmap or grad. "
             "Freeze outside and pass the FrozenNet in: it is a pytree."
         )
-    shape = _checked_shape(input_shape)
+    shape = checked_shape(input_shape)
     operators = _collect(net, variables, shape)
     executed, flushed = _flushed(operators)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
@@ -78,6 +79,7 @@ def freeze(
     return assemble(net, frozen, input_shape=shape, flushed=flushed)
 
 
+@in_32_bits
 def from_arrays(
     net: GloroNet,
     arrays: dict[str, np.ndarray],
@@ -92,7 +94,7 @@ def from_arrays(
         ValueError: if names or shapes are not those of `net`, the digest does not match, or K is
             smaller than what the layers of `net` make of the norms.
     """
-    template = _template(net, _checked_shape(input_shape), digest_version)
+    template = _template(net, checked_shape(input_shape), digest_version)
     wanted = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(template)}
     given = {path: (array.shape, array.dtype) for path, array in arrays.items()}
     if wanted != given:
@@ -107,13 +109,6 @@ def from_arrays(
     return assemble(
         net, tree, input_shape=input_shape, digest=digest, digest_version=digest_version
     )
-
-
-def _checked_shape(input_shape: Any) -> tuple[int, ...]:
-    shape = tuple(int(n) for n in input_shape)
-    if not shape or min(shape) < 1:
-        raise ValueError(f"input_shape is the shape of one image, (H, W, C); got {input_shape!r}.")
-    return shape
 
 
 def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:

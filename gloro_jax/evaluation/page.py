@@ -1,15 +1,79 @@
 """report.html: one self-contained page about a run, or one that compares several."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gloro_jax import runs
+from gloro_jax.data.dataset import Split
 from gloro_jax.evaluation import figures
-from gloro_jax.evaluation.findings import Findings
-from gloro_jax.plain import flat
+from gloro_jax.evaluation.findings import Findings, look_at
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.paths import local
+from gloro_jax.plain import flat, number
 from gloro_jax.version import __version__
+
+
+def report(
+    run: str | os.PathLike[str],
+    frozen: FrozenNet,
+    split: Split,
+    *,
+    epsilon: float | str | None = None,
+    source: str = "test split",
+    out: str | os.PathLike[str] | None = None,
+    examples: int = 200,
+    steps: int = 50,
+    on_progress: Callable[[int], None] = lambda images: None,
+) -> Findings:
+    """Writes the page about a run, as `gloro-jax report` does, also for a network of one's own.
+
+    Args:
+        run: the run folder.
+        frozen: its network, from `fit(...).frozen` or `gj.load(run, net=...)`.
+        split: the images, `data.test` for example.
+        epsilon: the l2 radius; the run's own unless given.
+        source: which images these are, in words.
+        out: the page; RUN/report.html unless given.
+        examples: how many images to attack, drawn at random with a fixed seed.
+        steps: of the attack, per target class.
+        on_progress: called with the number of images attacked since the last call.
+
+    Returns:
+        What the page says; `is_alarm` tells whether anything refutes the certificates.
+
+    Raises:
+        FileNotFoundError: if this is no run folder.
+        ValueError: if images do not fit the network, or a number is out of range.
+    """
+    folder = local(run)
+    if examples < 1:
+        raise ValueError(f"examples is at least 1, got {examples}.")
+    config = runs.read_config(folder, sections=("data", "training"))
+    radius = number(config["training"]["epsilon"] if epsilon is None else epsilon)
+    found = look_at(
+        folder,
+        frozen,
+        split,
+        source=source,
+        epsilon=radius,
+        examples=min(examples, len(split)),
+        steps=steps,
+        on_progress=on_progress,
+    )
+    write_page([found], folder / "report.html" if out is None else local(out))
+    return found
+
+
+def write_page(findings: Sequence[Findings], out: Path) -> None:
+    """Writes the page whole or not at all."""
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(render(findings), encoding="utf-8")
+    os.replace(partial, out)
 
 
 def render(findings: Sequence[Findings]) -> str:

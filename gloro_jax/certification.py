@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
-from gloro_jax.platforms import jit
+from gloro_jax.platforms import is_on_host, is_tracing, jit
 
 
 class Certificate(NamedTuple):
@@ -47,7 +47,8 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
     Raises:
         TypeError: if `frozen` is not a FrozenNet, or `x` is not float32.
         ValueError: if the shape does not fit, epsilon is not positive and finite, or the
-            digest does not match the leaves, or the network was changed after it was frozen.
+            digest does not match the leaves, or the network was changed after it was frozen; and
+            for pixels of 0 to 255, outside jit and where x is on the host.
     """
     if not isinstance(frozen, FrozenNet):
         raise TypeError(
@@ -55,8 +56,25 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
             "err low and cannot certify: frozen = gj.freeze(net, variables, input_shape=...)."
         )
     images, radius = frozen.check_images(x), as_epsilon(epsilon)
+    _refuse_bytes(x)
     frozen.check_digest()
     return _certify(frozen, images, radius)
+
+
+def _refuse_bytes(x: Any) -> None:
+    """Raises a ValueError for pixels of 0 to 255, where the host has the values at hand.
+
+    Their radii would be in those units. Other ranges are the caller's affair: the theorem holds
+    for every input of the network, and images may have been standardised.
+    """
+    if is_tracing(x) or not np.size(x) or not is_on_host(x):
+        return
+    values = np.asarray(x)
+    if 16 < values.max() <= 255 and values.min() >= 0:
+        raise ValueError(
+            f"x has values up to {values.max():g}, which looks like pixels of 0 to 255, and "
+            "epsilon and the radius are in the units of x. Certify images in [0, 1]: x / 255."
+        )
 
 
 @jit

@@ -56,7 +56,8 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
             "err low and cannot certify: frozen = gj.freeze(net, variables, input_shape=...)."
         )
     images, radius = frozen.check_images(x), as_epsilon(epsilon)
-    _refuse_bytes(x)
+    if len(frozen.input_shape) == 3:
+        _refuse_bytes(x)
     frozen.check_digest()
     return _certify(frozen, images, radius)
 

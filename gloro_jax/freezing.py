@@ -71,7 +71,7 @@ def freeze(
             "Freeze outside and pass the FrozenNet in: it is a pytree."
         )
     shape = checked_shape(input_shape)
-    operators = _collect(net, variables, shape)
+    operators = _collect(net, jax.tree.map(_narrow, variables), shape)
     executed, flushed = _flushed(operators)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
     bounded = _bounded(executed, on_progress)
@@ -171,6 +171,12 @@ def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
         for _, node in named
     ]
     return jax.tree.unflatten(structure, bounded)
+
+
+def _narrow(leaf: Any) -> Any:
+    """A leaf of 64 bits in 32, which is what runs."""
+    is_wide = getattr(leaf, "dtype", None) == np.float64
+    return np.asarray(leaf).astype(np.float32) if is_wide else leaf
 
 
 def _fresh(net: GloroNet, shape: tuple[int, ...]) -> Any:

@@ -16,7 +16,7 @@ from gloro_jax.data.npz import is_npz
 from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
 from gloro_jax.models import ModelConfig, from_plain_model
 from gloro_jax.recipes import RECIPES
-from gloro_jax.training import Session, TrainConfig, TrainResult, fit
+from gloro_jax.training import Session, TrainConfig, TrainResult, fit, processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,9 @@ def train(words: list[str]) -> int:
         return 0 if words else 2
     name = known(words[0], RECIPES, what="recipe")
     options = parse(_options(name), f"train {name}", words[1:])
+    processes.join(
+        coordinator=options.coordinator, processes=options.processes, process=options.process
+    )
     session = Session(
         is_resuming=options.resume,
         resume_step=options.resume_step,
@@ -108,6 +111,10 @@ def _options(name: str) -> Any:
             checkpoint_seconds: save a checkpoint when the last one is this old.
             tensorboard: also write event files, RUN/tensorboard.
             profile: record ten training steps with JAX's profiler, RUN/profile.
+            coordinator: HOST:PORT of process 0, where several processes train together; every one
+                runs this command. A TPU pod and a Slurm step are recognised without it.
+            processes: how many there are.
+            process: which one this is, from 0; 0 writes and prints.
             training: how to train.
             model: the network.
         """
@@ -122,6 +129,9 @@ def _options(name: str) -> Any:
         checkpoint_seconds: float = 60.0
         tensorboard: bool = False
         profile: bool = False
+        coordinator: str | None = None
+        processes: int | None = None
+        process: int | None = None
         training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
         model: type(recipe.model) = recipe.model  # type: ignore[valid-type]
 
@@ -158,7 +168,7 @@ def _fit(
     session: Session,
     initial: Any = None,
 ) -> TrainResult:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
     config = {"model": model, "data": data.origin or DataConfig(data.name), "training": training}
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
     result = fit(model, data, training, run=run, session=session, initial=initial)

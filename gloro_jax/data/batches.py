@@ -7,6 +7,7 @@ import numpy as np
 
 from gloro_jax.data.dataset import Split
 
+_ALL = slice(None)
 _LARGEST_BATCH = 512  # of evaluation: activations of larger ones fill the memory for nothing
 
 
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
 
 
 def training_batches(
-    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int = 0
+    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int = 0, rows: slice = _ALL
 ) -> Iterator[Batch]:
     """One epoch of full batches in an order that depends on `seed` and `epoch` alone.
 
@@ -39,19 +40,27 @@ def training_batches(
         seed: of the order.
         epoch: which epoch's order.
         skip: batches already done, when a run is resumed.
+        rows: of each batch, where several processes share it; the batches are the same.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(split)).astype(np.int32)
     for start in range(skip * batch_size, len(split) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        is_real = np.ones(batch_size, bool)
+        chosen = order[start : start + batch_size][rows]
+        is_real = np.ones(len(chosen), bool)
         yield Batch(split.images[chosen], split.labels[chosen], is_real, chosen)
 
 
-def evaluation_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
-    """The whole split in order; the last batch is padded and marked in `is_real`."""
+def evaluation_batches(split: Split, *, batch_size: int, rows: slice = _ALL) -> Iterator[Batch]:
+    """The whole split in order; the last batch is padded and marked in `is_real`.
+
+    Args:
+        split: the examples.
+        batch_size: examples per batch.
+        rows: of each batch, where several processes share it.
+    """
     for start in range(0, len(split), batch_size):
         stop = start + batch_size
-        yield padded(split.images[start:stop], split.labels[start:stop], batch_size, start)
+        batch = padded(split.images[start:stop], split.labels[start:stop], batch_size, start)
+        yield Batch(*(array[rows] for array in batch))
 
 
 def padded(images: np.ndarray, labels: np.ndarray, batch_size: int, start: int) -> Batch:

@@ -14,6 +14,7 @@ Loading reads JSON and arrays; it never executes anything a file says.
 
 from gloro_jax.runs.folder import check_model as check_model
 from gloro_jax.runs.folder import check_new as check_new
+from gloro_jax.runs.folder import comparable as comparable
 from gloro_jax.runs.folder import create as create
 from gloro_jax.runs.folder import identity as identity
 from gloro_jax.runs.folder import is_unborn as is_unborn

@@ -62,8 +62,8 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
     Raises:
         ValueError: if it was begun with another one; the message lists the differences.
     """
-    there = flat(_comparable(read_config(run, sections=("data", "training"))))
-    wanted = flat(_comparable(json.loads(json.dumps(config))))
+    there = flat(comparable(read_config(run, sections=("data", "training"))))
+    wanted = flat(comparable(json.loads(json.dumps(config))))
     differences = [
         f"  {name}: {there.get(name, 'absent')} in the run, {wanted.get(name, 'absent')} now"
         for name in sorted(there.keys() | wanted.keys())
@@ -81,7 +81,7 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
 
 def identity(run: str | os.PathLike[str]) -> str:
     """SHA-256 over what decides a run's result: network, data, training, initial weights."""
-    content = json.dumps(_comparable(read_config(run)), sort_keys=True)
+    content = json.dumps(comparable(read_config(run)), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -191,7 +191,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
     kept = {k: v for k, v in config["data"].items() if k not in _PLACES}
     network = config.get("network") if config.get("model") is None else None

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -47,7 +48,17 @@ class Checkpoints:
 
     def __init__(self, run: Path, *, identity: str = "") -> None:
         self._folder, self._identity = (run / "checkpoints").resolve(), identity
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, cleanup_tmp_directories=True)
+        # The arrays are equal at every process, and one writes them: no other waits for it here.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT,
+            cleanup_tmp_directories=jax.process_count() == 1,
+            create=False,
+            multiprocessing_options=alone,
+        )
+        self._folder.mkdir(exist_ok=True)
         self._manners = Manners()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 

@@ -11,7 +11,7 @@ from gloro_jax.schedules import check_schedule
 
 _TINY, _HUGE = 1e-9, 1e9  # what stays between these, float32 holds
 
-OptimizerName = Literal["adam", "nadam"]
+OptimizerName = Literal["adam", "nadam", "adamw", "sgd"]
 ComputeType = Literal["float32", "bfloat16"]
 
 
@@ -34,7 +34,10 @@ class TrainConfig:
         batch_size: examples per step, over all devices together.
         microbatches: parts that each device's share of a batch is computed in, to save memory. On
             CPU each part is compiled by itself, so that many take long to begin.
-        optimizer: nadam or adam.
+        optimizer: nadam, adam, adamw, or sgd (with momentum, Nesterov's).
+        momentum: of sgd.
+        weight_decay: of adamw, and of sgd before its momentum; 0 for none. Kernels alone decay:
+            biases, gains and other vectors do not.
         lookahead: every so many steps, step back halfway to where the last such step ended
             (Zhang et al. 2019); 0 for never. Validated and kept are the fast weights.
         learning_rate: its peak.
@@ -57,6 +60,8 @@ class TrainConfig:
     batch_size: int = 128
     microbatches: int = 1
     optimizer: OptimizerName = "nadam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     lookahead: int = 0
     learning_rate: float = 2e-3
     learning_rate_schedule: str = "cos"
@@ -85,6 +90,14 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is at least 0 and below 1, got {self.momentum}.")
+        if not (math.isfinite(self.weight_decay) and 0 <= self.weight_decay < _HUGE):
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
+        if self.weight_decay and self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(
+                f"weight_decay goes with adamw and sgd, and optimizer is {self.optimizer}."
+            )
         if self.lookahead == 1:
             raise ValueError("lookahead is 0, or at least 2 steps, got 1.")
         if self.batch_size % self.microbatches:

@@ -1,6 +1,8 @@
 """fit: checks, the run folder, training, and freezing what was learnt."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import os
 import re
@@ -21,8 +23,9 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
 from gloro_jax.paths import local, locked
-from gloro_jax.plain import brief
+from gloro_jax.plain import brief, flat
 from gloro_jax.platforms import in_32_bits, one_blas_thread
+from gloro_jax.training import processes
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
@@ -97,20 +100,39 @@ def fit(
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
     _check(built, data, config)
-    if not session.is_resuming:
-        runs.check_new(run)  # before the weights are made, which may take a minute
     plain = _plain_config(net, data, config)
+    processes.check_agreement(_facts(plain, session))
+    if not session.is_resuming:  # before the weights are made, which may take a minute
+        processes.at_first(lambda: runs.check_new(run))
     # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
     with one_blas_thread():
         trainer = Trainer(built, data, config, backend=backend, initial=initial)
         if initial is not None:
             plain["initial"] = runs.variables_digest(trainer.learnt)
-        folder = _open_folder(local(run), plain, session)
-        busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
-        with locked(folder, busy=busy):
-            _say_if_small(data.validation)
+        folder = local(run)
+        with contextlib.ExitStack() as stack:
+            processes.at_first(lambda: _begin(folder, plain, session, stack))
+            if processes.is_first():
+                _say_if_small(data.validation)
             _train(trainer, folder, session, built, data)
             return _finish(trainer, folder, built, data, config)
+
+
+def _facts(plain: dict[str, Any], session: Session) -> dict[str, Any]:
+    """What every process of a training has to be told alike."""
+    return {
+        **flat(json.loads(json.dumps(runs.comparable(plain)))),
+        "resume": session.is_resuming,
+        "resume_step": session.resume_step,
+        "gloro-jax": __version__,
+        "jax": jax.__version__,
+    }
+
+
+def _begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
+    folder = _open_folder(run, plain, session)
+    busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
+    stack.enter_context(locked(folder, busy=busy))
 
 
 def _say_if_small(validation: Split) -> None:
@@ -136,29 +158,40 @@ def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
 
 def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    checkpoints = Checkpoints(folder, identity=runs.identity(folder))
+    checkpoints = log = None
+    if processes.is_first():
+        checkpoints = Checkpoints(folder, identity=runs.identity(folder))
     try:
         if session.is_resuming:
-            _resume(trainer, checkpoints, folder, session, console)
-        rows = trainer.position.history
-        log = MetricsLog(folder, rows, is_writing_tensorboard=session.is_writing_tensorboard)
+            processes.at_first(lambda: _resume(trainer, checkpoints, folder, session, console))
+            trainer.follow_first()
+        if checkpoints:
+            rows, is_drawing = trainer.position.history, session.is_writing_tensorboard
+            log = MetricsLog(folder, rows, is_writing_tensorboard=is_drawing)
         with listening() as stop:
             trainer.run(folder, checkpoints, log, session, stop)
-        log.close()
+        if log:
+            log.close()
     except (Exception, Interrupted) as error:  # a diverged loss included: what was learnt is kept
         try:
-            if trainer.best is not None:
+            if trainer.best is not None and checkpoints:
                 _freeze(net, folder, "best", trainer.best, data.input_shape)
         except Exception as second:
             error.add_note(f"The best weights so far could not be frozen either: {second}")
         raise
     finally:
-        checkpoints.close()
+        if checkpoints:
+            checkpoints.close()
 
 
 def _resume(
-    trainer: Trainer, checkpoints: Checkpoints, folder: Path, session: Session, console: Console
+    trainer: Trainer,
+    checkpoints: Checkpoints | None,
+    folder: Path,
+    session: Session,
+    console: Console,
 ) -> None:
+    assert checkpoints  # the first process has them
     snapshot = checkpoints.restore(session.resume_step)
     if snapshot is None:
         if (folder / "summary.json").exists() or any(folder.glob("weights/*.safetensors")):
@@ -189,7 +222,8 @@ def _resume(
 
 
 def _in_words(where: dict[str, Any]) -> str:
-    return f"{where['devices']} x {where['kind']} with JAX {where['jax']}"
+    several = f" in {n} processes" if (n := where.get("processes", 1)) > 1 else ""
+    return f"{where['devices']} x {where['kind']}{several} with JAX {where['jax']}"
 
 
 def _finish(
@@ -204,12 +238,14 @@ def _finish(
     summary = {
         "best_epoch": position.best_epoch,
         "seconds": round(position.seconds, 1),
-        "devices": [str(device.device_kind) for device in jax.local_devices()],
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
         "jax": jax.__version__,
         "validation": {"clean": report.clean_accuracy, "vra": report.vra},
         "norms": norms,
     }
-    runs.write_summary(folder, summary)
+    if processes.is_first():
+        runs.write_summary(folder, summary)
     return TrainResult(
         folder, frozen, position.best_epoch, report, position.history, position.seconds
     )
@@ -222,9 +258,11 @@ def _freeze(
     learnt: Any,
     input_shape: tuple[int, ...],
 ) -> FrozenNet:
+    """The network with true bounds: at every process, written by the first."""
     frozen = freeze(net, learnt, input_shape=input_shape)
-    runs.save_variables(folder, checkpoint, learnt)
-    runs.save_frozen(folder, checkpoint, frozen)
+    if processes.is_first():
+        runs.save_variables(folder, checkpoint, learnt)
+        runs.save_frozen(folder, checkpoint, frozen)
     return frozen
 
 
@@ -251,7 +289,7 @@ def _check(net: Any, data: Any, config: Any) -> None:
         raise ValueError(
             f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples."
         )
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     if config.batch_size % (devices * config.microbatches):
         raise ValueError(
             f"batch_size {config.batch_size} must be a multiple of {devices} devices times "

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -26,11 +27,24 @@ def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> Schedule:
 def make_optimizer(
     config: TrainConfig, *, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Clipping, then NAdam or Adam, perhaps inside Lookahead."""
+    """Clipping, then the optimiser of the config, perhaps inside Lookahead."""
     rate = learning_rate(config, steps_per_epoch=steps_per_epoch)
-    choices = {"nadam": optax.nadam, "adam": optax.adam}
-    fast = optax.chain(optax.clip_by_global_norm(config.clip_norm), choices[config.optimizer](rate))
+    decay: Any = {"weight_decay": config.weight_decay, "mask": _decaying}
+    if config.optimizer == "sgd":
+        decayed = [optax.add_decayed_weights(**decay)] if config.weight_decay else []
+        moved = optax.sgd(rate, momentum=config.momentum, nesterov=True)
+        inner = optax.chain(*decayed, moved)
+    elif config.optimizer == "adamw":
+        inner = optax.adamw(rate, **decay)
+    else:
+        inner = {"nadam": optax.nadam, "adam": optax.adam}[config.optimizer](rate)
+    fast = optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
     return _lookahead(fast, period=config.lookahead) if config.lookahead else fast
+
+
+def _decaying(params: Any) -> Any:
+    """Which parameters decay: those of two or more axes, which are kernels."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 class _LookaheadState(NamedTuple):

@@ -1,4 +1,4 @@
-"""Data parallelism: the only file that knows how many devices there are.
+"""Data parallelism: the only file that knows where devices are, in one process or in many.
 
 A step is written once, for one device's share of the batch, and calls `value_and_grad` and
 `sum_over_devices` from here. pmap is the engine. Checked shard_map is the second backend and the
@@ -79,16 +79,19 @@ def data_parallel(
         step: (state, batch) to (state, metrics) for one device's share, with results equal on
             all devices.
         backend: "pmap", or "shard_map" with replication checked.
-        devices: all local devices unless given.
+        devices: all devices of all processes unless given.
 
     Returns:
-        (state, batch) to (state, metrics), for whole batches with a leading axis that the number
-        of devices divides. The state given in is consumed.
+        (state, batch) to (state, metrics), for batches with a leading axis that the number of
+        devices divides. The state given in is consumed. Where there are several processes, each
+        gives its own rows of the batch, `share(batch_size)`, and the same state.
 
     Raises:
         ValueError: if the backend is unknown; when called, if a batch cannot be divided.
     """
-    chosen = list(devices) if devices is not None else jax.local_devices()
+    # Process by process, so that the rows of each lie together.
+    everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    chosen = list(devices) if devices is not None else everywhere
     if backend == "pmap":
         call = _pmapped(step, chosen)
     elif backend == "shard_map":
@@ -98,8 +101,10 @@ def data_parallel(
     # JAX 0.10 can deadlock when collective steps queue up on virtual CPU devices.
     must_wait = len(chosen) > 1 and chosen[0].platform == "cpu"
 
+    processes = {device.process_index for device in chosen}
+
     def run(state: Any, batch: Any) -> tuple[Any, Any]:
-        size = len(jax.tree.leaves(batch)[0])
+        size = len(jax.tree.leaves(batch)[0]) * len(processes)
         if size % len(chosen):
             raise ValueError(
                 f"A batch of {size} cannot be divided among {len(chosen)} devices: choose a "
@@ -121,9 +126,13 @@ def _pmapped(step: Step, devices: list[Any]) -> Step:
         devices=devices,
     )
     compiled: dict[Any, Any] = {}
+    mesh = _mesh(devices)
+    mine = sum(device.process_index == jax.process_index() for device in devices)
 
     def call(state: Any, batch: Any) -> tuple[Any, Any]:
-        shards = jax.tree.map(lambda a: _split(a, len(devices)), batch)
+        shards = jax.tree.map(lambda a: _split(a, mine), batch)
+        if mine < len(devices):
+            state, shards = _placed(state, shards, mesh)
         key = tuple((a.shape, str(a.dtype)) for a in jax.tree.leaves(shards))
         if key not in compiled:
             lowered = mapped.lower(state, shards)
@@ -134,13 +143,43 @@ def _pmapped(step: Step, devices: list[Any]) -> Step:
 
 
 def _shard_mapped(step: Step, devices: list[Any]) -> Step:
-    axis_types = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types, devices=devices)
+    mesh = _mesh(devices)
     whole, shared = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
     mapped = jax.shard_map(
         step, mesh=mesh, in_specs=(whole, shared), out_specs=(whole, whole), check_vma=True
     )
-    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler_options())
+    jitted = jax.jit(mapped, donate_argnums=0, compiler_options=compiler_options())
+    if all(device.process_index == jax.process_index() for device in devices):
+        return jitted
+    return lambda state, batch: jitted(*_placed(state, batch, mesh))
+
+
+def _mesh(devices: list[Any]) -> jax.sharding.Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types, devices=devices)
+
+
+def _placed(state: Any, batch: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+    """State and batch as arrays of all processes: compiled programs take no others there."""
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def replicated(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # a step returned it
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, whole, lambda index: array[index])
+
+    def shared(leaf: Any) -> Any:
+        return jax.make_array_from_process_local_data(spread, np.asarray(leaf))
+
+    return jax.tree.map(replicated, state), jax.tree.map(shared, batch)
+
+
+def share(size: int) -> slice:
+    """The rows of a batch of `size` that this process gives to a step."""
+    part = size // jax.process_count()
+    return slice(part * jax.process_index(), part * (jax.process_index() + 1))
 
 
 def _split(array: Any, parts: int) -> Any:

@@ -1,7 +1,9 @@
 """The loop over steps and epochs, and what it must remember to be interrupted anywhere."""
 
 import dataclasses
+import json
 import math
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +11,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from gloro_jax.data import Dataset, evaluation_batches, training_batches
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import named_leaves
 from gloro_jax.schedules import parse_schedule
+from gloro_jax.training import processes
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, StopRequest
 from gloro_jax.training.metrics import MetricsLog, Stopwatch, Totals
 from gloro_jax.training.optimizers import learning_rate, make_optimizer
-from gloro_jax.training.parallel import Backend, data_parallel
+from gloro_jax.training.parallel import Backend, data_parallel, share
 from gloro_jax.training.profiler import Profiler
 from gloro_jax.training.progress import TrainingProgress
+from gloro_jax.training.requests import Requests
 from gloro_jax.training.session import Session
 from gloro_jax.training.state import TrainState, initial_state, started_from
 from gloro_jax.training.step import make_eval_step, make_train_step
@@ -53,9 +58,10 @@ class Position:
 
 def place() -> dict[str, Any]:
     """What a run's last bits depend on, beside its config."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     kinds = sorted({str(device.device_kind) for device in devices})
-    return {"devices": len(devices), "kind": ", ".join(kinds), "jax": jax.__version__}
+    where = {"devices": len(devices), "kind": ", ".join(kinds), "jax": jax.__version__}
+    return where | ({"processes": n} if (n := jax.process_count()) > 1 else {})
 
 
 class Trainer:
@@ -81,7 +87,8 @@ class Trainer:
         self._steps_per_epoch = len(data.train) // config.batch_size
         optimizer = make_optimizer(config, steps_per_epoch=self._steps_per_epoch)
         step = make_train_step(net, config, optimizer, steps_per_epoch=self._steps_per_epoch)
-        self._train = data_parallel(step, backend=backend)
+        self._requests = Requests()
+        self._train = data_parallel(self._requests.heard_by_all(step), backend=backend)
         self._evaluate = data_parallel(make_eval_step(net, config), backend=backend)
         self.state: TrainState = initial_state(
             net, optimizer, seed=config.seed, input_shape=data.input_shape
@@ -104,7 +111,8 @@ class Trainer:
     @property
     def learnt(self) -> dict[str, Any]:
         """What `freeze` needs of the state: weights, and running means where there are any."""
-        return {name: self.state.variables[name] for name in ("params", "centering")}
+        kept = {name: self.state.variables[name] for name in ("params", "centering")}
+        return jax.tree.map(np.asarray, kept)
 
     def snapshot(self) -> Snapshot:
         """Everything `restore` needs, copied.
@@ -144,15 +152,25 @@ class Trainer:
         self.state, self.best = jax.tree.map(jax.numpy.array, tree["state"]), tree.get("best")
         self.position = Position(**snapshot.position)
 
+    def follow_first(self) -> None:
+        """Takes over where the first process stands; to be called by all, after it restored."""
+        if jax.process_count() == 1:
+            return
+        said = json.dumps(dataclasses.asdict(self.position))
+        self.position = Position(**json.loads(processes.first_says(said)))
+        self.state = processes.from_first(self.state)
+        if self.position.best_epoch:
+            self.best = processes.from_first(self.best or self.learnt)
+
     def run(
         self,
         folder: Path,
-        checkpoints: Checkpoints,
-        log: MetricsLog,
+        checkpoints: Checkpoints | None,
+        log: MetricsLog | None,
         session: Session,
         stop: StopRequest,
     ) -> None:
-        """Trains to the end.
+        """Trains to the end; without checkpoints and log where another process has them.
 
         Raises:
             Interrupted: after saving, if `stop` asks for it.
@@ -160,23 +178,26 @@ class Trainer:
         """
         total = self._config.epochs * self._steps_per_epoch
         watch, profiler = Stopwatch(), Profiler(folder if session.is_profiling else None)
-        progress = TrainingProgress(total_steps=total, done=self.step)
+        console = None if log else Console(quiet=True)
+        progress = TrainingProgress(total_steps=total, done=self.step, console=console)
         with progress, profiler:
             while len(self.position.history) < self._config.epochs:
-                for _ in self._steps(watch, profiler):
+                for _ in self._steps(watch, profiler, stop):
                     progress.step()
                     is_last = self.position.batches == self._steps_per_epoch
-                    if stop.signal or not is_last:
+                    if self._requests.is_due(self.step, stop) or not is_last:
                         self._save_if_due(checkpoints, session, stop, watch)
                 row = self._finish_epoch(watch)
-                log.write(row)
+                if log:
+                    log.write(row)
                 progress.epoch(row, epochs=self._config.epochs)
                 # One checkpoint per step: after an epoch's last, the one that knows its result.
                 self._save_if_due(checkpoints, session, stop, watch)
-        checkpoints.save(self.snapshot())
-        checkpoints.finish()
+        if checkpoints:
+            checkpoints.save(self.snapshot())
+            checkpoints.finish()
 
-    def _steps(self, watch: Stopwatch, profiler: Profiler) -> Any:
+    def _steps(self, watch: Stopwatch, profiler: Profiler, stop: StopRequest) -> Any:
         """Takes the remaining steps of an epoch, yielding after each."""
         batches = training_batches(
             self._data.train,
@@ -184,13 +205,14 @@ class Trainer:
             seed=self._config.seed,
             epoch=len(self.position.history) + 1,
             skip=self.position.batches,
+            rows=share(self._config.batch_size),
         )
         for batch in watch.waiting("data", batches):
             with watch.measure("step"), profiler.step(self.step):
-                self.state, sums = self._train(self.state, batch)
+                self.state, sums = self._train(self.state, self._requests.added(batch, stop))
                 # The last step's numbers are fetched while this one is under way.
                 self._settle()
-                self._pending = sums
+                self._pending = self.step + 1, sums
             self.position.batches += 1
             self._taken += 1
             yield
@@ -199,8 +221,8 @@ class Trainer:
         """Adds the sums of the newest step, which waits for it to end."""
         if self._pending is None:
             return
-        totals = Totals(self.position.sums)
-        loss = totals.add(self._pending)
+        totals, (step, sums) = Totals(self.position.sums), self._pending
+        loss = totals.add(self._requests.heard(step, sums))
         self.position.sums, self._pending = totals.sums, None
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -236,27 +258,28 @@ class Trainer:
         return row
 
     def _validate(self) -> dict[str, float]:
-        totals, devices = Totals(), jax.local_device_count()
+        totals, devices = Totals(), jax.device_count()
         size = -(-min(len(self._data.validation), _EVALUATION_BATCH) // devices) * devices
-        for batch in evaluation_batches(self._data.validation, batch_size=size):
+        for batch in evaluation_batches(self._data.validation, batch_size=size, rows=share(size)):
             self.state, sums = self._evaluate(self.state, batch)
             totals.add(sums)
         return totals.rates()
 
     def _save_if_due(
-        self, checkpoints: Checkpoints, session: Session, stop: StopRequest, watch: Stopwatch
+        self, checkpoints: Checkpoints | None, session: Session, stop: StopRequest, watch: Stopwatch
     ) -> None:
-        is_due = time.perf_counter() - self._clock >= session.checkpoint_seconds
-        if not (is_due or stop.signal):
-            return
-        with watch.measure("checkpoint"):
-            checkpoints.save(self.snapshot())
-        if stop.signal:
-            checkpoints.finish()
+        must_stop = self._requests.is_due(self.step, stop)
+        is_old = time.perf_counter() - self._clock >= session.checkpoint_seconds
+        if checkpoints and (is_old or must_stop):
+            with watch.measure("checkpoint"):
+                checkpoints.save(self.snapshot())
+        if must_stop:
+            if checkpoints:
+                checkpoints.finish()
             raise Interrupted(
                 f"Stopped at step {self.step}; everything is saved. Go on with the same command "
                 "and --resume.",
-                number=stop.signal,
+                number=stop.signal or signal.SIGTERM,
             )
 
 

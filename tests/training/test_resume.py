@@ -369,9 +369,6 @@ def change_position(folder):
 OTHERS = (truncate, flip, empty, lose_position)
 
 
-@pytest.mark.parametrize(
-    "damage", [change_position, *(pytest.param(d, marks=pytest.mark.slow) for d in OTHERS)]
-)
 @pytest.mark.slow
 def test_a_damaged_checkpoint_ends_in_one_sentence(interrupted):
     """Reads that are under way when another fails come in before the loop they answer to ends."""
@@ -392,6 +389,9 @@ except ValueError as error:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "damage", [change_position, *(pytest.param(d, marks=pytest.mark.slow) for d in OTHERS)]
+)
 def test_a_damaged_checkpoint_is_named_and_never_passed_over(tiny_data, whole, interrupted, damage):
     damage(interrupted / "checkpoints" / "20")
     with pytest.raises(ValueError, match=r"step 20, .* is damaged: .*--resume-step 11"):

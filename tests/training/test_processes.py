@@ -1,0 +1,218 @@
+"""Several processes: the same batches and weights as one, and an end together, whatever happens."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax.data import evaluation_batches, training_batches
+from gloro_jax.runs import load_variables, read_metrics
+from gloro_jax.training import processes
+from gloro_jax.training.interrupt import StopRequest
+from gloro_jax.training.requests import Requests
+from tests.conftest import CACHE
+
+# What each process runs; the last words are for fit.
+CHILD = """
+import json, sys, jax
+number, count, port, devices, run, family, more = sys.argv[1:]
+jax.config.update("jax_num_cpu_devices", int(devices))
+from gloro_jax.training import Session, processes
+if int(count) > 1:
+    processes.join(coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(number))
+print("joined", flush=True)
+import gloro_jax as gj
+from gloro_jax.models import ChordLiResNet, LiResNet
+from tests.conftest import make_tiny_data
+more = json.loads(more)
+sizes = {"depth": 2, "width": 4, "num_classes": 3, "dense_features": 6}
+nets = {"liresnet": LiResNet(**sizes), "chord": ChordLiResNet(**sizes, dense_depth=1)}
+config = gj.training.TrainConfig(
+    epsilon=0.3, epochs=more.get("epochs", 7), batch_size=40, learning_rate=0.01,
+    optimizer=more.get("optimizer", "nadam"), seed=more.get("seed", [0] * 9)[int(number)],
+)
+session = Session(is_resuming=more.get("resume", False), checkpoint_seconds=more.get("every", 60.0))
+result = gj.training.fit(nets[family], make_tiny_data(), config, run=run, session=session,
+                         backend=more.get("backend", "pmap"))
+print("digest", result.frozen.digest)
+"""
+
+
+def free_port():
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return chosen.getsockname()[1]
+
+
+def start(run, *, count=2, devices=2, family="liresnet", **more):
+    """One child per process, their output piped."""
+    port = str(free_port())
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": CACHE}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(n), str(count), port, str(devices), str(run), family,
+             json.dumps(more)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def ends(children, timeout=240):
+    """(status, output, errors) of each."""
+    told = [child.communicate(timeout=timeout) for child in children]
+    return [(child.returncode, *words) for child, words in zip(children, told, strict=True)]
+
+
+def test_the_rows_of_all_processes_are_the_batches_of_one(tiny_data):
+    halves = [slice(0, 20), slice(20, 40)]
+    for epoch in (1, 2):
+        settings = {"batch_size": 40, "seed": 3, "epoch": epoch}
+        parts = [training_batches(tiny_data.train, rows=rows, **settings) for rows in halves]
+        for whole, *shares in zip(
+            training_batches(tiny_data.train, **settings), *parts, strict=True
+        ):
+            for name in whole._fields:
+                joined = np.concatenate([getattr(share, name) for share in shares])
+                np.testing.assert_array_equal(joined, getattr(whole, name))
+    whole = list(evaluation_batches(tiny_data.test, batch_size=40))
+    parts = [list(evaluation_batches(tiny_data.test, batch_size=40, rows=r)) for r in halves]
+    assert sum(batch.is_real.sum() for part in parts for batch in part) == len(tiny_data.test)
+    np.testing.assert_array_equal(
+        np.concatenate([parts[0][-1].images, parts[1][-1].images]), whole[-1].images
+    )
+
+
+def test_a_request_is_acted_on_when_every_process_has_seen_it(monkeypatch):
+    """Whoever sees the sums of step 7 early waits, as whoever sees them a step later must."""
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    early, late, stop = Requests(), Requests(), StopRequest()
+    stop.signal = signal.SIGTERM
+    assert early.added("batch", stop)[1].sum() > 0
+    assert early.added("batch", StopRequest())[1].sum() == 0
+    assert early.heard(7, {"loss": 1.0, "asks": np.float32(2)}) == {"loss": 1.0}
+    assert not early.is_due(7, stop)  # its own signal alone decides nothing
+    assert not late.is_due(7, StopRequest())
+    late.heard(7, {"loss": 1.0, "asks": np.float32(2)})
+    assert early.is_due(8, StopRequest())
+    assert late.is_due(8, StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator": "host:1"}, "go together"),
+        ({"processes": 2, "process": 0}, "go together"),
+        ({"coordinator": "host", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"coordinator": "host:1", "processes": 2, "process": 2}, "from 0 to --processes - 1"),
+        ({"coordinator": "host:1", "processes": 0, "process": 0}, "from 0 to --processes - 1"),
+    ],
+)
+def test_half_an_address_is_refused_before_anything_waits(given, message):
+    with pytest.raises(ValueError, match=message):
+        processes.join(**given)
+
+
+def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(processes, "_LONGEST_WAIT", 0)
+    where = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ConnectionError, match=f"does not answer at {where}"):
+        processes.join(coordinator=where, processes=2, process=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["liresnet", "chord"])
+def test_processes_and_devices_do_not_matter(tmp_path, family):
+    """1, 2, 4 devices; 2 processes of 2, by pmap and by shard_map: one training, 21 steps."""
+    ways = {"1": (1, 1, "pmap"), "2": (1, 2, "pmap"), "4": (1, 4, "shard_map"),
+            "2x2": (2, 2, "pmap"), "2x2 s": (2, 2, "shard_map")}  # fmt: skip
+    found = {}
+    for name, (count, devices, backend) in ways.items():
+        children = start(
+            tmp_path / name, count=count, devices=devices, family=family, backend=backend,
+            optimizer="sgd",
+        )  # fmt: skip
+        for status, _, errors in ends(children):
+            assert status == 0, errors[-2000:]
+        assert read_metrics(tmp_path / name)[-1]["step"] == 21
+        found[name] = load_variables(tmp_path / name, checkpoint="last")
+    flat = {name: gj.identity.named_leaves(tree) for name, tree in found.items()}
+    for name, leaves in flat.items():
+        for (path, array), (_, first) in zip(leaves, flat["1"], strict=True):
+            np.testing.assert_allclose(array, first, rtol=1e-5, atol=1e-5, err_msg=name + path)
+
+
+@pytest.mark.slow
+def test_a_signal_at_one_ends_all_after_the_same_step_and_another_number_goes_on(tmp_path):
+    run = tmp_path / "run"
+    children = start(run, epochs=4000)
+    while not (run / "metrics.jsonl").is_file():
+        assert all(child.poll() is None for child in children)
+        time.sleep(0.2)
+    children[1].send_signal(signal.SIGTERM)
+    first, second = ends(children)
+    assert "everything is saved" in first[2], first[2][-2000:]
+    assert first[2].split("Stopped at step ")[1] == second[2].split("Stopped at step ")[1]
+    [step] = [int(path.name) for path in (run / "checkpoints").iterdir()]
+    [alone] = start(run, count=1, devices=1, epochs=4000, resume=True)
+    while True:
+        line = alone.stderr.readline()
+        if "resumed at step" in line:
+            break
+    alone.send_signal(signal.SIGTERM)
+    assert f"resumed at step {step}" in line
+    assert ends([alone])[0][0] != 0
+
+
+@pytest.mark.slow
+def test_processes_that_were_told_different_things_do_not_begin(tmp_path):
+    told = ends(start(tmp_path / "run", devices=1, seed=[0, 1]))
+    for status, _, errors in told:
+        assert status == 1
+        assert "training.seed: 0 at process 0, 1 at process 1" in errors
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    told = ends(start(tmp_path / "run", devices=1))
+    assert "Runs are never overwritten" in told[0][2]
+    assert "Process 0 says: " in told[1][2]
+    assert "Runs are never overwritten" in told[1][2]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_bits_of_one_that_was_not(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for status, _, errors in ends(start(whole, devices=1, epochs=40)):
+        assert status == 0, errors[-2000:]
+    rng, kills = np.random.default_rng(0), 0
+    while kills < int(os.environ.get("GLORO_JAX_KILLS", "3")):
+        children = start(broken, devices=1, epochs=40, resume=True, every=0.0)
+        for child in children:
+            while child.stdout.readline() != "joined\n":
+                assert child.poll() is None
+        time.sleep(rng.uniform(0, 20))
+        victim = children[int(rng.integers(2))]
+        if victim.poll() is not None:
+            break  # it had come to its end
+        victim.kill()
+        before = time.monotonic()
+        ends(children, timeout=60)
+        assert all(child.returncode != 0 for child in children)
+        assert time.monotonic() - before < 60
+        kills += 1
+    for status, _, errors in ends(start(broken, devices=1, epochs=40, resume=True)):
+        assert status == 0, errors[-2000:]
+    assert gj.load(broken, checkpoint="last").digest == gj.load(whole, checkpoint="last").digest
+    drop = ("timing",)
+    rows = [
+        [{k: v for k, v in row.items() if k not in drop} for row in read_metrics(run)]
+        for run in (whole, broken)
+    ]
+    assert rows[0] == rows[1]

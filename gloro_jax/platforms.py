@@ -21,7 +21,25 @@ R = TypeVar("R")
 
 def compiler_options() -> dict[str, str]:
     """The XLA options for the default back end; starts that back end."""
-    return dict(_CPU_OPTIONS) if jax.default_backend() == "cpu" else {}
+    return dict(_CPU_OPTIONS) if _target() == "cpu" else {}
+
+
+_rehearsed: list[str] = []
+
+
+def _target() -> str:
+    """The platform that programs are compiled for; starts the default back end."""
+    return _rehearsed[-1] if _rehearsed else jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+    """Programs written meanwhile are for another platform than this machine's."""
+    _rehearsed.append(platform)
+    try:
+        yield
+    finally:
+        _rehearsed.pop()
 
 
 @contextlib.contextmanager
@@ -107,7 +125,7 @@ def scan_unroll(length: int) -> int:
     XLA:CPU runs such gradients inside a loop about 75 times slower, so there the loop is unrolled
     whole. Elsewhere it stays a loop, which compiles faster and holds one body's memory.
     """
-    return length if jax.default_backend() == "cpu" else 1
+    return length if _target() == "cpu" else 1
 
 
 def is_tracing(*trees: Any) -> bool:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from gloro_jax import runs
 from gloro_jax.cli.evaluate import Opened, attack_twice, certified, verdict
+from gloro_jax.cli.rehearse import rehearse
 from gloro_jax.cli.words import known, parse
 from gloro_jax.data import DataConfig, Dataset, open_data
 from gloro_jax.data.npz import is_npz
@@ -41,7 +42,11 @@ def train(words: list[str]) -> int:
         print("\n`gloro-jax train RECIPE --help` lists every option with its default.")
         return 0 if words else 2
     name = known(words[0], RECIPES, what="recipe")
-    options = parse(_options(name), f"train {name}", words[1:])
+    options = parse(_options(name), f"train {name}", _with_folder(words[1:]))
+    if options.dry_run:
+        return rehearse(options, RECIPES[name]())
+    if options.topology or options.devices:
+        raise ValueError("--topology and --devices go with --dry-run.")
     processes.join(
         coordinator=options.coordinator, processes=options.processes, process=options.process
     )
@@ -66,6 +71,12 @@ def train(words: list[str]) -> int:
         model = dataclasses.replace(model, num_classes=opened.num_classes)
     _fit(model, opened, options.training, options.run, session, initial)
     return 0
+
+
+def _with_folder(words: list[str]) -> list[str]:
+    """A rehearsal writes nothing, so it needs no --run."""
+    has_folder = any(word == "--run" or word.startswith("--run=") for word in words)
+    return [*words, "--run", "-"] if "--dry-run" in words and not has_folder else words
 
 
 def _gives_classes(words: list[str]) -> bool:
@@ -115,6 +126,10 @@ def _options(name: str) -> Any:
                 runs this command. A TPU pod and a Slurm step are recognised without it.
             processes: how many there are.
             process: which one this is, from 0; 0 writes and prints.
+            dry_run: compile the training step for devices that need not be here, and say what it
+                takes: memory, collectives, an estimate of the time. Nothing is written.
+            topology: of a TPU for --dry-run, v5e:4x4 for example; takes the extra tpu-rehearsal.
+            devices: how many virtual CPU devices --dry-run compiles for, in place of a topology.
             training: how to train.
             model: the network.
         """
@@ -132,6 +147,9 @@ def _options(name: str) -> Any:
         coordinator: str | None = None
         processes: int | None = None
         process: int | None = None
+        dry_run: bool = False
+        topology: str | None = None
+        devices: int | None = None
         training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
         model: type(recipe.model) = recipe.model  # type: ignore[valid-type]
 

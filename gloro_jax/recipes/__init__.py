@@ -5,6 +5,15 @@ from gloro_jax.recipes.cifar10 import cifar10_chord_l12w512 as cifar10_chord_l12
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_l12w512 as cifar10_liresnet_l12w512
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small as cifar10_liresnet_small
 from gloro_jax.recipes.digits import digits as digits
+from gloro_jax.recipes.large import cifar100_chord_l12w512 as cifar100_chord_l12w512
+from gloro_jax.recipes.large import cifar100_liresnet_l12w512 as cifar100_liresnet_l12w512
+from gloro_jax.recipes.large import cifar100_liresnet_small as cifar100_liresnet_small
+from gloro_jax.recipes.large import imagenet_chord_l12w588 as imagenet_chord_l12w588
+from gloro_jax.recipes.large import imagenet_liresnet_l12w588 as imagenet_liresnet_l12w588
+from gloro_jax.recipes.large import imagenet_liresnet_l18w588 as imagenet_liresnet_l18w588
+from gloro_jax.recipes.large import tiny_imagenet_8c2f as tiny_imagenet_8c2f
+from gloro_jax.recipes.large import tiny_imagenet_chord as tiny_imagenet_chord
+from gloro_jax.recipes.large import tiny_imagenet_liresnet as tiny_imagenet_liresnet
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
 from gloro_jax.recipes.mnist import mnist_4c3f as mnist_4c3f
@@ -21,5 +30,14 @@ RECIPES = {
         cifar10_liresnet_small,
         cifar10_liresnet_l12w512,
         cifar10_chord_l12w512,
+        cifar100_liresnet_small,
+        cifar100_liresnet_l12w512,
+        cifar100_chord_l12w512,
+        tiny_imagenet_8c2f,
+        tiny_imagenet_liresnet,
+        tiny_imagenet_chord,
+        imagenet_liresnet_l12w588,
+        imagenet_chord_l12w588,
+        imagenet_liresnet_l18w588,
     )
 }

@@ -12,4 +12,6 @@ def digits() -> Recipe:
         data=DataConfig("digits", validation=0.2),
         model=GloroCNN(convs=((64, 4, 2),), dense=(256,)),
         training=TrainConfig(epsilon=0.5, epochs=100, batch_size=64, learning_rate=1e-2),
+        input_shape=(8, 8, 1),
+        examples=1_150,
     )

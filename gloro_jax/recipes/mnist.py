@@ -6,6 +6,7 @@ from gloro_jax.recipes.recipe import Recipe
 from gloro_jax.training.config import TrainConfig
 
 _HELD_OUT = 1 / 12  # 5,000 of 60,000 training images
+_IMAGES = (28, 28, 1), 55_000
 
 
 def mnist_2c2f() -> Recipe:
@@ -15,7 +16,7 @@ def mnist_2c2f() -> Recipe:
     et al. 2023 in place of cross-entropy.
     """
     training = TrainConfig(epsilon=0.3, epochs=40, batch_size=256)
-    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_2c2f(), training)
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_2c2f(), training, *_IMAGES)
 
 
 def mnist_4c3f() -> Recipe:
@@ -24,7 +25,7 @@ def mnist_4c3f() -> Recipe:
     Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021, with EMMA.
     """
     training = TrainConfig(epsilon=1.58, epochs=15, batch_size=256)
-    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_4c3f(), training)
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_4c3f(), training, *_IMAGES)
 
 
 def fashion_2c2f() -> Recipe:
@@ -33,4 +34,6 @@ def fashion_2c2f() -> Recipe:
     The network of Leino et al. 2021, who do not report this data set; no figure to compare with.
     """
     training = TrainConfig(epsilon=0.3, epochs=40, batch_size=256)
-    return Recipe(DataConfig("fashion_mnist", validation=_HELD_OUT), gloro_2c2f(), training)
+    return Recipe(
+        DataConfig("fashion_mnist", validation=_HELD_OUT), gloro_2c2f(), training, *_IMAGES
+    )

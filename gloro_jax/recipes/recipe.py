@@ -15,8 +15,12 @@ class Recipe:
         data: which data.
         model: the network.
         training: how to train it.
+        input_shape: of one image of that data, which a rehearsal does not open.
+        examples: of an epoch, about; for a rehearsal's estimate of its time.
     """
 
     data: DataConfig
     model: ModelConfig
     training: TrainConfig
+    input_shape: tuple[int, int, int] = (32, 32, 3)
+    examples: int = 45_000

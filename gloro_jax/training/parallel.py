@@ -70,6 +70,30 @@ def sum_over_devices(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
+def compiled_for(step: Step, state: Any, batch: Any, *, devices: list[Any]) -> Any:
+    """The program of `step`, compiled by the engine for devices that need not be there.
+
+    Args:
+        step: as for `data_parallel`.
+        state: shapes and types of the state.
+        batch: of the whole batch.
+        devices: of a topology, or of this process.
+    """
+    count, mesh = len(devices), _mesh(devices)
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def described(leaf: Any, sharding: Any, shape: tuple[int, ...]) -> Any:
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+
+    state = jax.tree.map(lambda a: described(a, whole, a.shape), state)
+    shards = jax.tree.map(
+        lambda a: described(a, spread, (count, a.shape[0] // count, *a.shape[1:])), batch
+    )
+    lowered = _mapped(step, devices).lower(state, shards)
+    return lowered.compile(compiler_options=compiler_options())
+
+
 def data_parallel(
     step: Step, *, backend: Backend = "pmap", devices: list[Any] | None = None
 ) -> Step:
@@ -116,8 +140,8 @@ def data_parallel(
     return run
 
 
-def _pmapped(step: Step, devices: list[Any]) -> Step:
-    mapped = jax.pmap(
+def _mapped(step: Step, devices: list[Any]) -> Any:
+    return jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, 0),
@@ -125,6 +149,10 @@ def _pmapped(step: Step, devices: list[Any]) -> Step:
         donate_argnums=0,
         devices=devices,
     )
+
+
+def _pmapped(step: Step, devices: list[Any]) -> Step:
+    mapped = _mapped(step, devices)
     compiled: dict[Any, Any] = {}
     mesh = _mesh(devices)
     mine = sum(device.process_index == jax.process_index() for device in devices)

@@ -1,6 +1,6 @@
 """The state of a training run: everything a step reads and writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -54,6 +54,20 @@ def initial_state(
 
     They are waited for: whoever changed BLAS's threads meanwhile would change their numbers.
     """
+    made = jax.jit(_init(net, optimizer, input_shape))(random_key(seed))
+    return jax.block_until_ready(made)
+
+
+def state_shapes(
+    net: GloroNet, optimizer: optax.GradientTransformation, *, input_shape: tuple[int, ...]
+) -> TrainState:
+    """`initial_state` with shapes and types in place of arrays: nothing is computed."""
+    return jax.eval_shape(_init(net, optimizer, input_shape), random_key(0))
+
+
+def _init(
+    net: GloroNet, optimizer: optax.GradientTransformation, input_shape: tuple[int, ...]
+) -> Callable[[Any], TrainState]:
     example = jnp.zeros((1, *input_shape), jnp.float32)
 
     def init(key: Any) -> TrainState:
@@ -63,7 +77,7 @@ def initial_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, spectral, centering, optimizer.init(params))
 
-    return jax.block_until_ready(jax.jit(init)(random_key(seed)))
+    return init
 
 
 def started_from(

@@ -1,0 +1,88 @@
+"""train --dry-run: what a training takes, before it is paid for."""
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gloro_jax.data import open_data
+from gloro_jax.recipes import Recipe
+from gloro_jax.training import rehearsal
+
+
+def rehearse(options: Any, recipe: Recipe) -> int:
+    """Compiles the step and prints what it takes; 1 if it does not fit."""
+    if options.topology and options.devices:
+        raise ValueError("--topology names its devices: leave --devices out.")
+    shape, examples = recipe.input_shape, recipe.examples
+    if options.data != recipe.data.source:
+        opened = open_data(options.data)
+        shape, examples = opened.input_shape, len(opened.train)
+    task = rehearsal.task_of(
+        options.model,
+        options.training,
+        input_shape=shape,
+        examples=examples,
+        topology=options.topology,
+        devices=options.devices,
+    )
+    where = options.topology or f"{task.devices} virtual CPU devices"
+    console = Console(highlight=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"Compiling the training step for {where}; large networks take minutes ..."
+    )
+    found = rehearsal.rehearse(task)
+    console.print(_table(task, found, where))
+    if found.error:
+        console.print(_too_large(task, found))
+        return 1
+    return 0
+
+
+def _table(task: rehearsal.Task, found: rehearsal.Found, where: str) -> Table:
+    batch, parts = task.training.batch_size, found.devices * task.training.microbatches
+    table = Table(title=f"the training step on {where}", show_header=False)
+    rows = {
+        "parameters": f"{found.parameters:,}",
+        "operations an image": f"{found.flops_per_image / 1e9:,.2f} GFLOP, forward and backward",
+        "batch": f"{batch} over {found.devices} devices, {batch // parts} at once on each",
+        "batch sizes that divide": f"multiples of {parts}",
+        "compiled in": f"{found.seconds:.0f} s",
+    }
+    if not found.error:
+        total = found.arguments + found.temporaries
+        share = f", {100 * total / found.chip_bytes:.0f} % of a chip's" if found.chip_bytes else ""
+        rows["memory a device"] = (
+            f"{_gib(total)}{share}: state and batch {_gib(found.arguments)}, "
+            f"the step {_gib(found.temporaries)}"
+        )
+        counts = ", ".join(f"{n} {kind}" for kind, n in found.collectives.items())
+        rows["collectives a step"] = counts or "none"
+    if found.peak_flops and found.flops_per_image:
+        share = rehearsal.SHARE_OF_PEAK
+        seconds = task.examples * found.flops_per_image / (share * found.peak_flops * found.devices)
+        rows["estimate of an epoch"] = (
+            f"{seconds / 60:.1f} min of {task.examples:,} images at {share:.0%} of peak; "
+            f"{task.training.epochs} epochs: "
+            f"{seconds * task.training.epochs * found.devices / 3600:,.0f} chip-hours"
+        )
+    for name, words in rows.items():
+        table.add_row(name, words)
+    return table
+
+
+def _too_large(task: rehearsal.Task, found: rehearsal.Found) -> str:
+    first = next((line for line in found.error.splitlines() if line.strip()), "")
+    now = task.training.microbatches
+    wider = [n for n in (2 * now, 4 * now) if task.training.batch_size % (n * found.devices) == 0]
+    cure = f" Try --microbatches {wider[0]}" if wider else " Try more devices"
+    smaller = math.ceil(task.training.batch_size / 2 / found.devices) * found.devices
+    return (
+        f"[bold red]It does not fit:[/] {first[:300]}{cure}, --compute bfloat16, or a batch of "
+        f"{smaller}."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -1,0 +1,81 @@
+#!/bin/sh
+# A Cloud TPU pod slice for a training: create, set up, launch on all workers, follow, fetch, delete.
+set -eu
+
+usage() {
+    cat <<'EOF'
+usage: scripts/tpu_pod.sh [--dry-run] ACTION [ARGUMENTS]
+
+  create                     a queued TPU slice, $NAME of $TYPE in $ZONE (spot unless SPOT=)
+  setup                      this checkout and its environment, on every worker
+  launch RECIPE --run DIR    gloro-jax train, detached, on every worker at once, with --resume
+  follow                     what worker 0 prints, as it prints it
+  fetch DIR HERE             copies a run folder from worker 0 to this machine
+  delete                     ends the slice, and its costs
+
+  --dry-run                  prints the commands instead of running them
+
+NAME (gloro-jax), TYPE (v5litepod-16), ZONE (us-central1-a), VERSION (v2-alpha-tpuv5-lite) and
+PROJECT (gcloud's own) come from the environment. DIR must be on storage that all workers share,
+for example a bucket mounted with gcsfuse. A v5litepod-16 costs by the chip-hour: delete it.
+EOF
+}
+
+run=
+if [ "${1:-}" = --dry-run ]; then
+    run="echo"
+    shift
+fi
+name=${NAME:-gloro-jax} type=${TYPE:-v5litepod-16} zone=${ZONE:-us-central1-a}
+version=${VERSION:-v2-alpha-tpuv5-lite}
+where="--zone=$zone${PROJECT:+ --project=$PROJECT}"
+
+on_workers() { # WORKERS COMMAND
+    # shellcheck disable=SC2086  # $where is two options
+    $run gcloud compute tpus tpu-vm ssh "$name" $where --worker="$1" --command="$2"
+}
+
+quoted() { # arguments, each safe for a remote shell
+    for word in "$@"; do
+        printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"
+    done
+}
+
+action=${1:-}
+[ $# -gt 0 ] && shift
+case "$action" in
+create)
+    # shellcheck disable=SC2086
+    $run gcloud compute tpus queued-resources create "$name" --node-id="$name" $where \
+        --accelerator-type="$type" --runtime-version="$version" ${SPOT---spot}
+    ;;
+setup)
+    archive=$(mktemp)
+    trap 'rm -f "$archive"' EXIT
+    $run git archive --format=tar.gz --output="$archive" HEAD
+    # shellcheck disable=SC2086
+    $run gcloud compute tpus tpu-vm scp "$archive" "$name:gloro-jax.tar.gz" $where --worker=all
+    on_workers all "mkdir -p gloro-jax && tar -xzf gloro-jax.tar.gz -C gloro-jax && \
+python3 -m venv gloro-jax/.venv && gloro-jax/.venv/bin/pip install -q -e 'gloro-jax[tpu]'"
+    ;;
+launch)
+    [ $# -ge 1 ] || { usage >&2; exit 2; }
+    on_workers all "cd gloro-jax && nohup .venv/bin/gloro-jax train $(quoted "$@")--resume \
+> train.log 2>&1 < /dev/null &"
+    ;;
+follow) on_workers 0 "tail -n 50 -f gloro-jax/train.log" ;;
+fetch)
+    [ $# -eq 2 ] || { usage >&2; exit 2; }
+    # shellcheck disable=SC2086
+    $run gcloud compute tpus tpu-vm scp --recurse "$name:gloro-jax/$1" "$2" $where --worker=0
+    ;;
+delete)
+    # shellcheck disable=SC2086
+    $run gcloud compute tpus queued-resources delete "$name" $where --force --quiet
+    ;;
+-h | --help) usage ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac

@@ -399,8 +399,17 @@ ERRORS = {
         "training/trainer.py", "skip=self.position.batches", "skip=0", "tests/training/test_resume.py",
     ),
     "resume: sums of the epoch under way are lost": (
-        "training/trainer.py", "totals = Totals(self.position.sums)", "totals = Totals()",
+        "training/trainer.py", "totals, (step, sums) = Totals(self.position.sums), self._pending",
+        "totals, (step, sums) = Totals(), self._pending",
         "tests/training/test_fit.py tests/training/test_resume.py",
+    ),
+    "processes: each takes the whole batch's first rows": (
+        "training/parallel.py", "slice(part * jax.process_index(), part * (jax.process_index() + 1))",
+        "slice(0, part)", "tests/training/test_processes.py",
+    ),
+    "processes: whoever sees a request early stops early": (
+        "training/requests.py", "self._stop_after = step + 1", "self._stop_after = step",
+        "tests/training/test_processes.py",
     ),
     "resume: the newest step's sums are left out": (
         "training/trainer.py", "        self._settle()\n        self.position.seconds",

@@ -13,7 +13,7 @@ from gloro_jax.training import rehearsal
 
 def rehearse(options: Any, recipe: Recipe) -> int:
     """Compiles the step and prints what it takes; 1 if it does not fit."""
-    if options.topology and options.devices:
+    if options.topology and options.devices is not None:
         raise ValueError("--topology names its devices: leave --devices out.")
     shape, examples = recipe.input_shape, recipe.examples
     if options.data != recipe.data.source:

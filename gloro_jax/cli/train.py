@@ -20,6 +20,46 @@ from gloro_jax.recipes import RECIPES
 from gloro_jax.training import Session, TrainConfig, TrainResult, fit, processes
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SittingOptions:
+    """What no recipe says: where, from which weights, and on which machines.
+
+    Attributes:
+        run: a new folder for config, metrics, checkpoints and weights.
+        data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
+        init_from: start from the weights of this run, of training or of import-torch, and train
+            its network in place of the recipe's.
+        resume: go on from the newest checkpoint in RUN; start where there is none.
+        resume_step: go on from the checkpoint of this step instead.
+        checkpoint_seconds: save a checkpoint when the last one is this old.
+        tensorboard: also write event files, RUN/tensorboard.
+        profile: record ten training steps with JAX's profiler, RUN/profile.
+        coordinator: HOST:PORT of process 0, where several processes train together; every one runs
+            this command. A TPU pod and a Slurm step are recognised without it.
+        processes: how many there are.
+        process: which one this is, from 0; 0 writes and prints.
+        dry_run: compile the training step for devices that need not be here, and say what it takes:
+            memory, collectives, an estimate of the time. Nothing is written.
+        topology: of a TPU for --dry-run, v5e:4x4 for example; takes the extra tpu-rehearsal.
+        devices: how many virtual CPU devices --dry-run compiles for, in place of a topology.
+    """
+
+    run: Path
+    data_dir: Path | None = None
+    init_from: Path | None = None
+    resume: bool = False
+    resume_step: int | None = None
+    checkpoint_seconds: float = 60.0
+    tensorboard: bool = False
+    profile: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    dry_run: bool = False
+    topology: str | None = None
+    devices: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
     """Train on scikit-learn's digits, certify, attack, and print one table.
@@ -45,7 +85,7 @@ def train(words: list[str]) -> int:
     options = parse(_options(name), f"train {name}", _with_folder(words[1:]))
     if options.dry_run:
         return rehearse(options, RECIPES[name]())
-    if options.topology or options.devices:
+    if options.topology or options.devices is not None:
         raise ValueError("--topology and --devices go with --dry-run.")
     processes.join(
         coordinator=options.coordinator, processes=options.processes, process=options.process
@@ -104,52 +144,20 @@ def _start(options: Any) -> tuple[ModelConfig, Any]:
 def _options(name: str) -> Any:
     recipe = RECIPES[name]()
 
-    @dataclasses.dataclass(frozen=True)
-    class TrainOptions:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class TrainOptions(SittingOptions):
         """Train, keep the best epoch by validation, freeze it with guaranteed bounds.
 
         Attributes:
-            run: a new folder for config, metrics, checkpoints and weights.
             data: a prepared set (`gloro-jax data list`), or an .npz file of x_train, y_train,
                 x_test and y_test.
             validation: share of the training images held out to choose the best epoch.
-            data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless
-                given.
-            init_from: start from the weights of this run, of training or of import-torch, and
-                train its network in place of the recipe's.
-            resume: go on from the newest checkpoint in RUN; start where there is none.
-            resume_step: go on from the checkpoint of this step instead.
-            checkpoint_seconds: save a checkpoint when the last one is this old.
-            tensorboard: also write event files, RUN/tensorboard.
-            profile: record ten training steps with JAX's profiler, RUN/profile.
-            coordinator: HOST:PORT of process 0, where several processes train together; every one
-                runs this command. A TPU pod and a Slurm step are recognised without it.
-            processes: how many there are.
-            process: which one this is, from 0; 0 writes and prints.
-            dry_run: compile the training step for devices that need not be here, and say what it
-                takes: memory, collectives, an estimate of the time. Nothing is written.
-            topology: of a TPU for --dry-run, v5e:4x4 for example; takes the extra tpu-rehearsal.
-            devices: how many virtual CPU devices --dry-run compiles for, in place of a topology.
             training: how to train.
             model: the network.
         """
 
-        run: Path
         data: str = recipe.data.source
         validation: float = recipe.data.validation
-        data_dir: Path | None = None
-        init_from: Path | None = None
-        resume: bool = False
-        resume_step: int | None = None
-        checkpoint_seconds: float = 60.0
-        tensorboard: bool = False
-        profile: bool = False
-        coordinator: str | None = None
-        processes: int | None = None
-        process: int | None = None
-        dry_run: bool = False
-        topology: str | None = None
-        devices: int | None = None
         training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
         model: type(recipe.model) = recipe.model  # type: ignore[valid-type]
 

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,25 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import runs
-from gloro_jax.data import Dataset, Split
+from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
 from gloro_jax.freezing import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
-from gloro_jax.models import ModelConfig, as_plain
+from gloro_jax.models import ModelConfig
 from gloro_jax.paths import local, locked
-from gloro_jax.plain import brief, flat
+from gloro_jax.plain import brief
 from gloro_jax.platforms import in_32_bits, one_blas_thread
 from gloro_jax.training import processes
+from gloro_jax.training.beginning import check, facts, plain_config, say_if_small
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
 from gloro_jax.training.metrics import MetricsLog
 from gloro_jax.training.parallel import Backend
 from gloro_jax.training.session import Session
-from gloro_jax.training.trainer import Trainer, place
-from gloro_jax.version import __version__
+from gloro_jax.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,9 +96,9 @@ def fit(
     if isinstance(net, ModelConfig):
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
-    _check(built, data, config)
-    plain = _plain_config(net, data, config)
-    processes.check_agreement(_facts(plain, session))
+    check(built, data, config)
+    plain = plain_config(net, data, config)
+    processes.check_agreement(facts(plain, session))
     if not session.is_resuming:  # before the weights are made, which may take a minute
         processes.at_first(lambda: runs.check_new(run))
     # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
@@ -113,37 +110,15 @@ def fit(
         with contextlib.ExitStack() as stack:
             processes.at_first(lambda: _begin(folder, plain, session, stack))
             if processes.is_first():
-                _say_if_small(data.validation)
+                say_if_small(data.validation)
             _train(trainer, folder, session, built, data)
             return _finish(trainer, folder, built, data, config)
-
-
-def _facts(plain: dict[str, Any], session: Session) -> dict[str, Any]:
-    """What every process of a training has to be told alike."""
-    return {
-        **flat(json.loads(json.dumps(runs.comparable(plain)))),
-        "resume": session.is_resuming,
-        "resume_step": session.resume_step,
-        "gloro-jax": __version__,
-        "jax": jax.__version__,
-    }
 
 
 def _begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
     folder = _open_folder(run, plain, session)
     busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
     stack.enter_context(locked(folder, busy=busy))
-
-
-def _say_if_small(validation: Split) -> None:
-    """One line where the split that chooses the best epoch is small."""
-    points = 98 / math.sqrt(len(validation))  # half the 95 % interval of a share near one half
-    if points > 5:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"The validation split has {len(validation)} images: its VRA is uncertain by up to "
-            f"{points:.0f} points, and so is the choice of the best epoch. A larger share can be "
-            "held out (--validation), or the last epoch taken (--checkpoint last)."
-        )
 
 
 def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
@@ -207,7 +182,7 @@ def _resume(
         console.print("no finished checkpoint yet: starting from the beginning")
         return
     trainer.restore(snapshot)
-    earlier, now = trainer.position.place, place()
+    earlier, now = trainer.position.place, processes.place()
     if earlier and earlier != now:
         console.print(
             f"saved on {_in_words(earlier)}; now on {_in_words(now)}. Sums are rounded otherwise "
@@ -264,57 +239,3 @@ def _freeze(
         runs.save_variables(folder, checkpoint, learnt)
         runs.save_frozen(folder, checkpoint, frozen)
     return frozen
-
-
-def _check(net: Any, data: Any, config: Any) -> None:
-    if not isinstance(net, GloroNet):
-        raise TypeError(f"fit trains a gj.GloroNet or a model config, got {type(net).__name__}.")
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"fit takes a Dataset, got {type(data).__name__}: make one with "
-            "gj.data.from_arrays((images, labels), (test_images, test_labels))."
-        )
-    if not isinstance(config, TrainConfig):
-        raise TypeError(
-            f"fit takes a gj.training.TrainConfig, got {type(config).__name__}: for example "
-            "gj.training.TrainConfig(epsilon=0.5, epochs=20)."
-        )
-    if net.num_classes != data.num_classes:
-        raise ValueError(
-            f"The network has {net.num_classes} classes and the data {data.num_classes}: "
-            f"build it with num_classes={data.num_classes} (--model.num-classes). The weights of "
-            "another run start a network of that run's classes only."
-        )
-    if len(data.train) < config.batch_size:
-        raise ValueError(
-            f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples."
-        )
-    devices = jax.device_count()
-    if config.batch_size % (devices * config.microbatches):
-        raise ValueError(
-            f"batch_size {config.batch_size} must be a multiple of {devices} devices times "
-            f"{config.microbatches} microbatches."
-        )
-
-
-def _plain_config(
-    net: GloroNet | ModelConfig, data: Dataset, config: TrainConfig
-) -> dict[str, Any]:
-    origin = dataclasses.asdict(data.origin) if data.origin else {"source": None}
-    return {
-        "gloro_jax": __version__,
-        "model": as_plain(net) if isinstance(net, ModelConfig) else None,
-        # For a network of one's own: its fields, without addresses that change with the process.
-        "network": None
-        if isinstance(net, ModelConfig)
-        else re.sub(" at 0x[0-9a-f]+", "", repr(net)),
-        "data": {
-            "name": data.name,
-            **origin,
-            "examples": len(data.train),
-            "input_shape": data.input_shape,
-            "class_names": data.class_names,
-            "fingerprint": data.fingerprint,
-        },
-        "training": dataclasses.asdict(config),
-    }

@@ -79,6 +79,23 @@ def compiled_for(step: Step, state: Any, batch: Any, *, devices: list[Any]) -> A
         batch: of the whole batch.
         devices: of a topology, or of this process.
     """
+    lowered = _lowered(step, state, batch, devices)
+    return lowered.compile(compiler_options=compiler_options())
+
+
+def operations(step: Step, state: Any, batch: Any) -> float:
+    """Floating-point operations of `step` on one device, counted on the program as written.
+
+    Args:
+        step: as for `data_parallel`.
+        state: shapes and types of the state.
+        batch: of the batch.
+    """
+    costs = _lowered(step, state, batch, jax.devices()[:1]).cost_analysis()
+    return float((costs or {}).get("flops", 0.0))
+
+
+def _lowered(step: Step, state: Any, batch: Any, devices: list[Any]) -> Any:
     count, mesh = len(devices), _mesh(devices)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
@@ -90,8 +107,7 @@ def compiled_for(step: Step, state: Any, batch: Any, *, devices: list[Any]) -> A
     shards = jax.tree.map(
         lambda a: described(a, spread, (count, a.shape[0] // count, *a.shape[1:])), batch
     )
-    lowered = _mapped(step, devices).lower(state, shards)
-    return lowered.compile(compiler_options=compiler_options())
+    return _mapped(step, devices).lower(state, shards)
 
 
 def data_parallel(

@@ -120,6 +120,14 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def place() -> dict[str, Any]:
+    """What a run's last bits depend on, beside its config."""
+    devices = jax.devices()
+    kinds = sorted({str(device.device_kind) for device in devices})
+    where = {"devices": len(devices), "kind": ", ".join(kinds), "jax": jax.__version__}
+    return where | ({"processes": n} if (n := jax.process_count()) > 1 else {})
+
+
 def check_agreement(facts: dict[str, Any]) -> None:
     """Compares what every process was told; to be called by all.
 

@@ -26,7 +26,7 @@ from gloro_jax.plain import from_plain
 from gloro_jax.platforms import compiling_for
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.optimizers import make_optimizer
-from gloro_jax.training.parallel import compiled_for
+from gloro_jax.training.parallel import compiled_for, operations
 from gloro_jax.training.state import state_shapes
 from gloro_jax.training.step import make_train_step
 
@@ -209,13 +209,9 @@ def _batch(size: int, input_shape: tuple[int, ...]) -> Batch:
 
 def _flops(step: Any, state: Any, input_shape: tuple[int, ...]) -> float:
     """Counted on the program as written, its loops unrolled, for a few images on one device."""
-    mapped = jax.pmap(step, axis_name="data", in_axes=(None, 0), devices=jax.devices()[:1])
 
     def counted(size: int) -> float:
-        batch = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), _batch(size, input_shape)
-        )
-        return float((mapped.lower(state, batch).cost_analysis() or {}).get("flops", 0.0))
+        return operations(step, state, _batch(size, input_shape))
 
     # The difference of two sizes leaves out what a step does once: norms, and the optimiser.
     return (counted(2 * _COUNTED) - counted(_COUNTED)) / _COUNTED
@@ -231,7 +227,8 @@ def task_of(
     topology: str | None, devices: int | None,
 ) -> Task:  # fmt: skip
     """A Task of configs."""
-    return Task(as_plain(model), training, input_shape, examples, topology or "", devices or 1)
+    count = 1 if devices is None else devices
+    return Task(as_plain(model), training, input_shape, examples, topology or "", count)
 
 
 if __name__ == "__main__":

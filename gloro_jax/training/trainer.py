@@ -56,14 +56,6 @@ class Position:
     place: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def place() -> dict[str, Any]:
-    """What a run's last bits depend on, beside its config."""
-    devices = jax.devices()
-    kinds = sorted({str(device.device_kind) for device in devices})
-    where = {"devices": len(devices), "kind": ", ".join(kinds), "jax": jax.__version__}
-    return where | ({"processes": n} if (n := jax.process_count()) > 1 else {})
-
-
 class Trainer:
     """One training run in memory.
 
@@ -124,7 +116,7 @@ class Trainer:
         self._settle()
         self.position.seconds += time.perf_counter() - self._clock
         self._clock = time.perf_counter()
-        self.position.place = place()
+        self.position.place = processes.place()
         trees = {"state": self.state} | ({} if self.best is None else {"best": self.best})
         arrays = {name: np.array(leaf) for name, leaf in named_leaves(trees)}
         _check_finite(arrays, self.step)

@@ -200,7 +200,10 @@ def test_numbers_that_float32_cannot_hold_are_refused(changes):
 @pytest.mark.parametrize(
     ("given", "teaches"),
     [
-        ({"optimizer": "sgd"}, "optimizer is one of"),
+        ({"optimizer": "adagrad"}, "optimizer is one of"),
+        ({"momentum": 1.0}, "momentum is at least 0 and below 1"),
+        ({"weight_decay": 1e-4}, "goes with adamw and sgd"),
+        ({"optimizer": "sgd", "weight_decay": float("nan")}, "weight_decay must be"),
         ({"loss": "ema"}, "loss is one of"),
         ({"epochs": 2.5}, "epochs is a whole number"),
         ({"epsilon": "36/0"}, "epsilon is a number such as 0.3 or 36/255"),

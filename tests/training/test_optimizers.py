@@ -66,3 +66,30 @@ def test_gradients_are_clipped_to_the_global_norm():
         leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,) and leaf[0] != 0
     )
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6e-3, 0.8e-3]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_kernels_decay_and_vectors_do_not(name):
+    """Without a gradient a kernel shrinks by what its optimiser says, and a bias stays."""
+    decaying = config(optimizer=name, weight_decay=0.1, learning_rate_schedule="fixed")
+    optimizer = make_optimizer(decaying, steps_per_epoch=1)
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    first = {"sgd": 0.5 * 0.1 * (1 + 0.9), "adamw": 0.5 * 0.1}[name]  # Nesterov looks ahead
+    np.testing.assert_allclose(updates["kernel"], -first, rtol=1e-5)
+    np.testing.assert_array_equal(updates["bias"], 0)
+
+
+def test_sgd_is_nesterov_s():
+    """v <- m v + g; w <- w - rate (g + m v)."""
+    options = {"optimizer": "sgd", "momentum": 0.8, "learning_rate_schedule": "fixed"}
+    gentle = TrainConfig(epsilon=0.1, epochs=1, learning_rate=0.05, clip_norm=1e9, **options)
+    ours = run(make_optimizer(gentle, steps_per_epoch=1), 5)
+    w, v, expected = np.array([1.0, -2.0]), np.zeros(2), []
+    for _ in range(5):
+        g = w * np.array([1.0, 3.0])
+        v = 0.8 * v + g
+        w = w - 0.05 * (g + 0.8 * v)
+        expected.append(w)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)

@@ -16,6 +16,7 @@ from gloro_jax.data import evaluation_batches, training_batches
 from gloro_jax.runs import load_variables, read_metrics
 from gloro_jax.training import processes
 from gloro_jax.training.interrupt import StopRequest
+from gloro_jax.training.parallel import share
 from gloro_jax.training.requests import Requests
 from tests.conftest import CACHE
 
@@ -88,6 +89,15 @@ def test_the_rows_of_all_processes_are_the_batches_of_one(tiny_data):
     np.testing.assert_array_equal(
         np.concatenate([parts[0][-1].images, parts[1][-1].images]), whole[-1].images
     )
+
+
+def test_the_shares_of_all_processes_are_the_whole_batch_in_order(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 4)
+    rows = []
+    for number in range(4):
+        monkeypatch.setattr("jax.process_index", lambda number=number: number)
+        rows += range(40)[share(40)]
+    assert rows == list(range(40))
 
 
 def test_a_request_is_acted_on_when_every_process_has_seen_it(monkeypatch):

@@ -1,0 +1,73 @@
+"""The shell scripts: usage that teaches, commands that are printed before they are run."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+SHELL = sorted(path for path in SCRIPTS.iterdir() if path.suffix in (".sh", ".sbatch"))
+
+
+def run(*words, **changes):
+    return subprocess.run([str(word) for word in words], capture_output=True, text=True, **changes)
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)
+def test_every_script_explains_itself(script):
+    assert run("sh", "-n", script).returncode == 0
+    told = run(script, "-h")
+    assert told.returncode == 0
+    assert script.name in told.stdout
+
+
+def test_the_pod_s_commands_are_printed_with_their_words_intact():
+    told = run(
+        SCRIPTS / "tpu_pod.sh", "--dry-run", "launch", "digits", "--run", "it's $HOME",
+        env={"PATH": "/usr/bin:/bin", "NAME": "pod", "ZONE": "here"},
+    )  # fmt: skip
+    assert told.returncode == 0
+    assert "ssh pod --zone=here --worker=all" in told.stdout
+    remote = told.stdout.split("--command=")[1].split("gloro-jax train ")[1].split(" --resume")[0]
+    assert run("sh", "-c", f"printf '%s|' {remote}").stdout == "digits|--run|it's $HOME|"
+    assert run(SCRIPTS / "tpu_pod.sh", "--dry-run", "explode").returncode == 2
+
+
+# Fails twice, the second time with a new checkpoint, then succeeds; counts its calls.
+FLAKY = """\
+echo call >> calls
+case $(wc -l < calls) in
+1) exit 143 ;;
+2) mkdir -p run/checkpoints/7; exit 1 ;;
+*) exit 0 ;;
+esac
+"""
+
+
+def test_a_training_is_kept_going_until_it_ends_or_gets_no_further(tmp_path):
+    (tmp_path / "flaky").write_text(FLAKY)
+    babysit = [SCRIPTS / "babysit.sh", "sh"]
+    settings = {"cwd": tmp_path, "env": {"PATH": "/usr/bin:/bin", "TRIES": "2", "PAUSE": "0"}}
+    told = run(*babysit, "flaky", "--run", "run", **settings)
+    assert told.returncode == 0
+    assert (tmp_path / "calls").read_text().count("call") == 3
+    assert "status 1 at checkpoint 7" in told.stderr
+    (tmp_path / "dead").write_text("echo call >> deaths; exit 5")
+    told = run(*babysit, "dead", "--run", "run", **settings)
+    assert told.returncode == 5
+    assert (tmp_path / "deaths").read_text().count("call") == 2
+    (tmp_path / "wrong").write_text("echo call >> wrongs; exit 2")
+    assert run(*babysit, "wrong", "--run", "run", **settings).returncode == 2
+    assert (tmp_path / "wrongs").read_text().count("call") == 1
+
+
+def test_the_first_process_that_fails_is_named_and_the_others_are_ended(tmp_path):
+    (tmp_path / "part").write_text(
+        'for word; do last=$word; done; [ "$last" = 1 ] && exit 7; exec sleep 60'
+    )
+    told = run(
+        SCRIPTS / "local_multihost.sh", "3", "sh", "part", cwd=tmp_path, timeout=30,
+    )  # fmt: skip
+    assert told.returncode == 7
+    assert "Process 1 ended with status 7" in told.stderr
+    assert "multihost-1.log" in told.stderr

@@ -12,6 +12,8 @@ from gloro_jax.paths import local, storable
 from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
+# Settings that came after version 0.1, with the value that earlier runs had without saying it.
+_LATER = {"momentum": 0.9, "weight_decay": 0.0}
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -195,8 +197,9 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
     kept = {k: v for k, v in config["data"].items() if k not in _PLACES}
     network = config.get("network") if config.get("model") is None else None
-    same = {k: config.get(k) for k in ("model", "training", "initial")}
-    return {**same, "data": kept, "network": network}
+    same = {k: config.get(k) for k in ("model", "initial")}
+    training = {k: v for k, v in config["training"].items() if _LATER.get(k, "") != v}
+    return {**same, "training": training, "data": kept, "network": network}
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -166,6 +166,23 @@ def test_going_on_elsewhere_is_said(tiny_data, whole, tmp_path, monkeypatch, cap
     assert "now on 8 x TPU v5e with JAX 0.1" in capsys.readouterr().err
 
 
+def test_a_run_begun_before_a_setting_came_goes_on(tiny_data, whole, tmp_path):
+    """Its config does not say what it had; its checkpoints are of the same run all the same."""
+    run = tmp_path / "copy"
+    shutil.copytree(whole.run, run)
+    config = runs.read_config(run)
+    for name in ("momentum", "weight_decay"):
+        del config["training"][name]
+    runs.write_config(run, config)
+    assert runs.identity(run) == runs.identity(whole.run)
+    resume(tiny_data, run)
+    config["training"]["momentum"] = 0.5
+    runs.write_config(run, config)
+    assert runs.identity(run) != runs.identity(whole.run)
+    with pytest.raises(ValueError, match=r"momentum: 0\.5 in the run"):
+        resume(tiny_data, run)
+
+
 def test_blas_has_one_thread_from_the_first_number_on(tiny_data, tmp_path, monkeypatch):
     seen = []
 

@@ -1,7 +1,6 @@
 """certify and attack: a run's network on its own data or the user's."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from gloro_jax.evaluation import AttackReport, Report, verified_robust_accuracy
 from gloro_jax.evaluation import attack as search
 from gloro_jax.evaluation.findings import sample
 from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
+from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.plain import from_plain
 
@@ -212,19 +212,8 @@ def open_run(run: Path, selection: Selection) -> Opened:
         )
     source = f"{Path(data.source).name}, {selection.split} split"
     epsilon = float(certificates.as_fraction(radius))
-    _check_reach(epsilon, frozen)
+    check_reach(epsilon, frozen.input_shape)
     return Opened(frozen, split, epsilon, source, f"{run}, {source}")
-
-
-def _check_reach(epsilon: float, frozen: FrozenNet) -> None:
-    """Raises a ValueError if every image is nearer than epsilon to every other."""
-    diameter = math.sqrt(math.prod(frozen.input_shape))
-    if epsilon >= diameter:
-        raise ValueError(
-            f"epsilon is {epsilon:g}, and two images of shape {frozen.input_shape} with pixels in "
-            f"[0, 1] are never further apart than {diameter:.4g}: nothing but a constant could be "
-            "certified. Radii in steps of a pixel are divided by 255: --epsilon 36/255."
-        )
 
 
 def say_if_unfinished(run: Path) -> None:

@@ -80,7 +80,7 @@ def train(words: list[str]) -> int:
         for name, recipe in RECIPES.items():
             print(f"  {name:<26}{(recipe.__doc__ or '').splitlines()[0]}")
         print("\n`gloro-jax train RECIPE --help` lists every option with its default.")
-        return 0 if words else 2
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
     name = known(words[0], RECIPES, what="recipe")
     options = parse(_options(name), f"train {name}", _with_folder(words[1:]))
     if options.dry_run:

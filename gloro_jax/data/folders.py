@@ -101,10 +101,11 @@ def _entries(folder: Path) -> list[Path]:
 def _find_splits(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in (p for p in _entries(folder) if p.is_dir() and p.name.lower() in _SPLITS):
-        other = found.setdefault(_SPLITS[path.name.lower()], path)
+        split = _SPLITS[path.name.lower()]
+        other = found.setdefault(split, path)
         if other != path:
             raise ValueError(
-                f"{folder} has {other.name} and {path.name}, and only one can be the test split. "
+                f"{folder} has {other.name} and {path.name}, and only one can be {split}. "
                 "Validation is carved out of train; move the other folder away."
             )
     missing = {"train", "test"} - found.keys()

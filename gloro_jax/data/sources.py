@@ -95,6 +95,11 @@ def _read(config: DataConfig) -> tuple[store.Arrays, tuple[str, ...]]:
         return store.read(config.source, directory)
     known = {"digits", *STOCK, *store.prepared_names(directory)}
     if config.source not in known:
+        if Path(config.source).expanduser().is_dir():
+            raise ValueError(
+                f"{config.source} is a folder. Prepare it once, and train on the name: "
+                f"gloro-jax data prepare NAME --from '{config.source}'."
+            )
         near = difflib.get_close_matches(config.source, known) or sorted(known)
         raise ValueError(
             f"There is no data set {config.source!r}; did you mean {', '.join(near)}? Arrays of "

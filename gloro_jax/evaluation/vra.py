@@ -1,6 +1,7 @@
 """Verified robust accuracy: the share of examples both classified correctly and certified."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,6 +86,7 @@ def verified_robust_accuracy(
         TypeError: if an array has the wrong type.
         ValueError: if values, labels or shapes do not fit, or there is no example.
     """
+    check_reach(number(epsilon), frozen.input_shape)
     classes = frozen.net.num_classes
     columns: list[tuple[np.ndarray, ...]] = []
     for batch in rebatched(_checked(batches, classes)):
@@ -97,8 +99,24 @@ def verified_robust_accuracy(
     return Report(number(epsilon), *joined)
 
 
+def check_reach(epsilon: float, input_shape: tuple[int, ...]) -> None:
+    """Raises a ValueError if every image in [0, 1] is nearer than epsilon to every other."""
+    diameter = math.sqrt(math.prod(input_shape))
+    if epsilon >= diameter:
+        raise ValueError(
+            f"epsilon is {epsilon:g}, and two images of shape {input_shape} with pixels in "
+            f"[0, 1] are never further apart than {diameter:.4g}: nothing but a constant could be "
+            "certified. Radii in steps of a pixel are divided by 255: 36/255."
+        )
+
+
 def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple[Any, Any]]:
-    for images, labels in batches:
+    for pair in batches:
+        if len(pair) != 2:
+            raise ValueError(
+                "batches is a list of (images, labels) pairs; for one pair: [(images, labels)]."
+            )
+        images, labels = pair
         images, labels = np.asarray(images), np.asarray(labels)
         check_images(images)
         check_labels(labels, count=len(images), num_classes=classes)

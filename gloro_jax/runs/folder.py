@@ -38,6 +38,8 @@ def check_new(run: str | os.PathLike[str]) -> Path:
         ValueError: if checkpoints in such a folder could not be read again.
     """
     folder = storable(run)
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file, and a run is a folder: choose a new one.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _taken(folder)
     return folder

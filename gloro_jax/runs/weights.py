@@ -111,7 +111,9 @@ def load(
         built = from_plain_model(model).build()
     else:
         raise ValueError(
-            f"{local(run)} was trained with a network of your own: pass it, gj.load(run, net=...)."
+            f"{local(run)} was trained with a network of your own, which only Python can build: "
+            "gj.load(run, net=...), then gj.evaluation, gj.certificates.write and gj.export.write "
+            "(docs/your-own-data.md)."
         )
     arrays, metadata = _read_arrays(path)
     version = int(metadata["format"])
@@ -139,7 +141,10 @@ def _read_arrays(
     path: Path, *, formats: tuple[str, ...] = _FROZEN_FORMATS
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: did the run finish?")
+        raise FileNotFoundError(
+            f"{path} is not there: weights are written when a training has ended. One that was "
+            "interrupted goes on with the same gloro-jax train command and --resume."
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})

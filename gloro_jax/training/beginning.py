@@ -11,6 +11,7 @@ from rich.console import Console
 
 from gloro_jax import runs
 from gloro_jax.data import Dataset, Split
+from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
 from gloro_jax.plain import flat
@@ -41,14 +42,21 @@ def check(net: Any, data: Any, config: Any) -> None:
         )
     if len(data.train) < config.batch_size:
         raise ValueError(
-            f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples."
+            f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples: "
+            f"choose a smaller one, {_smaller(len(data.train))} for example (--batch-size)."
         )
+    check_reach(config.epsilon, data.input_shape)
     devices = jax.device_count()
     if config.batch_size % (devices * config.microbatches):
         raise ValueError(
             f"batch_size {config.batch_size} must be a multiple of {devices} devices times "
             f"{config.microbatches} microbatches."
         )
+
+
+def _smaller(examples: int) -> int:
+    """A power of two that makes at least eight steps of an epoch, where there are so many."""
+    return 2 ** max(0, (examples // 8).bit_length() - 1)
 
 
 def plain_config(net: GloroNet | ModelConfig, data: Dataset, config: TrainConfig) -> dict[str, Any]:
@@ -91,5 +99,6 @@ def say_if_small(validation: Split) -> None:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"The validation split has {len(validation)} images: its VRA is uncertain by up to "
             f"{points:.0f} points, and so is the choice of the best epoch. A larger share can be "
-            "held out (--validation), or the last epoch taken (--checkpoint last)."
+            "held out (--validation), or the last epoch's weights looked at (certify "
+            "--checkpoint last)."
         )

@@ -142,7 +142,7 @@ def test_numbered_class_folders_are_in_the_order_of_their_numbers(tree, tmp_path
     [
         (sixteen_bits_rgb, r"dog/2\.png has pixels of mode RGB with 16 bits"),
         (animated, r"dog/2\.gif is an animation"),
-        (two_tests, "has test and val, and only one can be the test split"),
+        (two_tests, "has test and val, and only one can be test"),
         (break_image, r"dog/2\.png is a damaged image"),
         (break_header, r"dog/2\.png cannot be opened as an image"),
         (sixteen_bits, r"dog/2\.png has pixels of mode I;16"),

@@ -119,6 +119,13 @@ def _find_splits(folder: Path) -> dict[str, Path]:
 
 def _class_names(found: dict[str, Path]) -> tuple[str, ...]:
     """Those of train; test may lack some."""
+    for path in found.values():
+        loose = [p for p in _entries(path) if p.is_file() and p.suffix.lower() in SUFFIXES]
+        if loose:
+            raise ValueError(
+                f"{loose[0]} lies in no class folder, so that its class is not known. Move it into "
+                "one, or away."
+            )
     classes = {
         split: {p.name for p in _entries(path) if p.is_dir()} for split, path in found.items()
     }
@@ -126,8 +133,8 @@ def _class_names(found: dict[str, Path]) -> tuple[str, ...]:
         raise ValueError(
             f"{found['test']} has the class folders {', '.join(unknown[:5])}"
             f"{', ...' * (len(unknown) > 5)}, which {found['train']} does not have "
-            f"({', '.join(sorted(classes['train'])[:5])}, ...): what was never trained cannot be "
-            "predicted. Move them away, or give them training images."
+            f"({', '.join(sorted(classes['train'])[:5])}{', ...' * (len(classes['train']) > 5)}): "
+            "what was never trained cannot be predicted. Move them away, or give them training images."
         )
     if len(classes["train"]) < 2:
         raise ValueError(f"{found['train']} needs at least 2 class folders.")

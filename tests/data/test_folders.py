@@ -128,6 +128,11 @@ def two_tests(tree):
     shutil.copytree(tree / "test", tree / "val")
 
 
+def loose(tree):
+    (tree / "train" / "notes.txt").write_text("passed over")
+    shutil.copy(next((tree / "train" / "dog").iterdir()), tree / "train" / "dropped.png")
+
+
 def test_numbered_class_folders_are_in_the_order_of_their_numbers(tree, tmp_path):
     for split in ("train", "test"):
         (tree / split / "cat").rename(tree / split / "10")
@@ -142,6 +147,7 @@ def test_numbered_class_folders_are_in_the_order_of_their_numbers(tree, tmp_path
     [
         (sixteen_bits_rgb, r"dog/2\.png has pixels of mode RGB with 16 bits"),
         (animated, r"dog/2\.gif is an animation"),
+        (loose, r"train/dropped\.png lies in no class folder"),
         (two_tests, "has test and val, and only one can be test"),
         (break_image, r"dog/2\.png is a damaged image"),
         (break_header, r"dog/2\.png cannot be opened as an image"),

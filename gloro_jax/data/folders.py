@@ -134,7 +134,8 @@ def _class_names(found: dict[str, Path]) -> tuple[str, ...]:
             f"{found['test']} has the class folders {', '.join(unknown[:5])}"
             f"{', ...' * (len(unknown) > 5)}, which {found['train']} does not have "
             f"({', '.join(sorted(classes['train'])[:5])}{', ...' * (len(classes['train']) > 5)}): "
-            "what was never trained cannot be predicted. Move them away, or give them training images."
+            "what was never trained cannot be predicted. Move them away, or give them training "
+            "images."
         )
     if len(classes["train"]) < 2:
         raise ValueError(f"{found['train']} needs at least 2 class folders.")

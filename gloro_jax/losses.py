@@ -84,9 +84,10 @@ def lmt(
     head (Tsuzuku et al. 2018). The head's rows are taken about their mean here: softmax and
     margins do not see a common shift, and the norm can only fall.
     """
+    values = scores(logits)
     constant = jnp.sqrt(2.0) * logits.lipschitz.value * centred_head_norm(logits.head_distances)
-    competitors = 1.0 - jax.nn.one_hot(labels, scores(logits).shape[-1])
-    return _cross_entropy(scores(logits) + as_epsilon(epsilon) * constant * competitors, labels)
+    competitors = 1.0 - jax.nn.one_hot(labels, values.shape[-1])
+    return _cross_entropy(values + as_epsilon(epsilon) * constant * competitors, labels)
 
 
 def centred_head_norm(distances: Float[Array, "m m"]) -> Float[Array, ""]:

@@ -76,7 +76,7 @@ def number(text: Any) -> float:
     """
     try:
         return float(Fraction(text) if isinstance(text, str) and "/" in text else text)
-    except (ValueError, ZeroDivisionError, OverflowError):
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{text!r} is no number such as 0.3 or 36/255") from None
 
 

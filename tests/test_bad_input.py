@@ -53,6 +53,15 @@ CASES = {
         ("TypeError", "plain scores carry no Lipschitz bound"),
     "gj.losses.gloro_cross_entropy(logits.values, labels[:2], epsilon=0.1)":
         ("TypeError", "plain scores carry no Lipschitz bound"),
+    "gj.losses.lmt(logits.values, labels[:2], epsilon=0.1)": ("TypeError", "plain scores"),
+    "gj.losses.margin(logits.values, labels[:2], epsilon=0.1)": ("TypeError", "plain scores"),
+    "gj.losses.trades_ce(logits.values, labels[:2], epsilon=0.1, weight=1.0)":
+        ("TypeError", "plain scores"),
+    "gj.evaluation.verified_robust_accuracy(frozen, [(images, labels)], epsilon=None)":
+        ("ValueError", "one positive number"),
+    "gj.evaluation.verified_robust_accuracy(frozen, (images, labels), epsilon=0.1)":
+        ("ValueError", "[(images, labels)]"),
+    "gj.export.write(frozen, out='nowhere', epsilon=None)": ("ValueError", "no number such as"),
     "gj.bottom_logit(logits.values, epsilon=0.1)": ("TypeError", "plain scores"),
     "gj.certified_radius(logits.values)": ("TypeError", "plain scores"),
     "gj.training.Session(resume_step=3)": ("ValueError", "is_resuming=True"),

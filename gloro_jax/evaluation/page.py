@@ -61,7 +61,7 @@ def report(
         split,
         source=source,
         epsilon=radius,
-        examples=min(examples, len(split)),
+        examples=examples,
         steps=steps,
         on_progress=on_progress,
     )
@@ -71,9 +71,7 @@ def report(
 
 def write_page(findings: Sequence[Findings], out: Path) -> None:
     """Writes the page whole or not at all."""
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(render(findings), encoding="utf-8")
-    os.replace(partial, out)
+    runs.write_atomically(out, render(findings).encode())
 
 
 def render(findings: Sequence[Findings]) -> str:

@@ -11,6 +11,7 @@ from gloro_jax.certification import certify
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.margins import as_epsilon
 from gloro_jax.plain import brief, number
 from gloro_jax.platforms import in_32_bits
 
@@ -86,7 +87,7 @@ def verified_robust_accuracy(
         TypeError: if an array has the wrong type.
         ValueError: if values, labels or shapes do not fit, or there is no example.
     """
-    check_reach(number(epsilon), frozen.input_shape)
+    check_reach(float(as_epsilon(epsilon)), frozen.input_shape)
     classes = frozen.net.num_classes
     columns: list[tuple[np.ndarray, ...]] = []
     for batch in rebatched(_checked(batches, classes)):

@@ -24,6 +24,7 @@ from gloro_jax.runs.folder import read_summary as read_summary
 from gloro_jax.runs.folder import reopen as reopen
 from gloro_jax.runs.folder import set_aside as set_aside
 from gloro_jax.runs.folder import unfinished as unfinished
+from gloro_jax.runs.folder import write_atomically as write_atomically
 from gloro_jax.runs.folder import write_config as write_config
 from gloro_jax.runs.folder import write_summary as write_summary
 from gloro_jax.runs.weights import Checkpoint as Checkpoint

@@ -206,7 +206,6 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    path.parent.mkdir(exist_ok=True)  # weights/ may have been moved away
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)

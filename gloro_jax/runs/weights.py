@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
     """Writes a frozen network's weights, norms and digest, whole or not at all."""
-    write_atomically(_weights(folder, checkpoint), frozen_content(frozen))
+    _save(_weights(folder, checkpoint), frozen_content(frozen))
 
 
 def frozen_content(frozen: FrozenNet) -> bytes:
@@ -50,7 +50,12 @@ def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
     metadata = {"format": _FORMAT, "sha256": variables_digest(arrays)}
     content = _content(arrays, metadata)
-    write_atomically(_weights(folder, checkpoint, what=".variables"), content)
+    _save(_weights(folder, checkpoint, what=".variables"), content)
+
+
+def _save(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)  # weights/ may have been moved away
+    write_atomically(path, content)
 
 
 def _content(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:

@@ -1,7 +1,6 @@
 """What is looked at, and written down, before a training begins."""
 
 import dataclasses
-import json
 import math
 import re
 from typing import Any
@@ -84,7 +83,7 @@ def plain_config(net: GloroNet | ModelConfig, data: Dataset, config: TrainConfig
 def facts(plain: dict[str, Any], session: Session) -> dict[str, Any]:
     """What every process of a training has to be told alike."""
     return {
-        **flat(json.loads(json.dumps(runs.comparable(plain)))),
+        **flat(runs.comparable(plain)),
         "resume": session.is_resuming,
         "resume_step": session.resume_step,
         "gloro-jax": __version__,

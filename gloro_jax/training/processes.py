@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 
@@ -189,14 +190,10 @@ def from_first(tree: Any) -> Any:
     """The arrays of the first process, at all of them; shapes and types agree already."""
     if jax.process_count() == 1:
         return tree
-    from jax.experimental import multihost_utils
-
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
 def _everyone_says(text: str) -> list[str]:
-    from jax.experimental import multihost_utils
-
     said = np.frombuffer(text.encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.array([len(said)]))).reshape(-1)
     filled = np.zeros(max(int(sizes.max()), 1), np.uint8)

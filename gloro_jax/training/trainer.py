@@ -102,9 +102,9 @@ class Trainer:
 
     @property
     def learnt(self) -> dict[str, Any]:
-        """What `freeze` needs of the state: weights, and running means where there are any."""
+        """A copy of what `freeze` needs: weights, and running means where there are any."""
         kept = {name: self.state.variables[name] for name in ("params", "centering")}
-        return jax.tree.map(np.asarray, kept)
+        return jax.tree.map(np.array, kept)
 
     def snapshot(self) -> Snapshot:
         """Everything `restore` needs, copied.
@@ -246,7 +246,7 @@ class Trainer:
         position.batches, position.sums = 0, {}
         if epoch == _best_epoch(position.history):
             position.best_epoch = epoch
-            self.best = jax.tree.map(np.array, self.learnt)
+            self.best = self.learnt
         return row
 
     def _validate(self) -> dict[str, float]:

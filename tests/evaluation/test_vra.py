@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gloro_jax as gj
+from gloro_jax import layers
 from gloro_jax.evaluation import attack, verified_robust_accuracy
 from tests.draws import normal, uniform
 
@@ -69,31 +70,28 @@ def test_every_reported_success_is_one(small_frozen, images):
     np.testing.assert_array_equal(found.examples[~hit], images[~hit])
 
 
-def test_the_attack_reaches_the_boundary_of_a_linear_network():
-    from gloro_jax import layers
-
-    net = gj.GloroNet(layers.Flatten(), num_classes=3)
+def linear(num_classes):
+    """A linear network, six images, and their certified radii, which are exact there."""
+    net = gj.GloroNet(layers.Flatten(), num_classes=num_classes)
     x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
     variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
-    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)  # exact for a linear network
-    assert attack(frozen, np.asarray(x), radii=radii).successes == 0
-    assert attack(frozen, np.asarray(x), radii=1.01 * radii).successes == 6
+    return frozen, np.asarray(x), np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
+
+
+def test_the_attack_reaches_the_boundary_of_a_linear_network():
+    frozen, x, radii = linear(num_classes=3)
+    assert attack(frozen, x, radii=radii).successes == 0
+    assert attack(frozen, x, radii=1.01 * radii).successes == 6
 
 
 def test_few_targets_are_the_nearest_classes():
     """For a linear network the nearest change is into the class of the least certified ratio."""
-    from gloro_jax import layers
-
-    net = gj.GloroNet(layers.Flatten(), num_classes=30)
-    x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
-    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
-    frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
-    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
-    found = attack(frozen, np.asarray(x), radii=1.01 * radii, restarts=1, targets=1)
+    frozen, x, radii = linear(num_classes=30)
+    found = attack(frozen, x, radii=1.01 * radii, restarts=1, targets=1)
     assert found.successes == 6
     with pytest.raises(ValueError, match="targets"):
-        attack(frozen, np.asarray(x), radii=0.1, targets=0)
+        attack(frozen, x, radii=0.1, targets=0)
 
 
 def test_results_are_shown_in_a_few_lines(report, small_frozen, images):
@@ -110,14 +108,8 @@ def test_an_attack_of_radius_zero_finds_nothing(small_frozen, images):
 
 def test_the_nearest_change_is_searched_inside_what_was_found():
     """For a linear network the nearest change is at the certified radius, wherever one starts."""
-    from gloro_jax import layers
-
-    net = gj.GloroNet(layers.Flatten(), num_classes=3)
-    x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
-    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
-    frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
-    radii = np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
-    found = attack(frozen, np.asarray(x), radii=20 * radii, steps=100, restarts=1)
+    frozen, x, radii = linear(num_classes=3)
+    found = attack(frozen, x, radii=20 * radii, steps=100, restarts=1)
     assert (found.distances > radii).all()
     assert (found.distances < 1.05 * radii).all()
 

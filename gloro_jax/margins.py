@@ -25,6 +25,7 @@ from gloro_jax.lipschitz.rounding import (
     next_up,
     subtract_down,
 )
+from gloro_jax.plain import exact
 from gloro_jax.pytrees import pytree_dataclass
 
 # Above so many differences of two entries, 64 MiB of them, distances come from a Gram matrix.
@@ -120,7 +121,7 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     if np.shape(epsilon) != ():
         raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
     try:
-        value = _float_up(Fraction(epsilon)) if isinstance(epsilon, str) else float(epsilon)
+        value = _float_up(exact(epsilon)) if isinstance(epsilon, str) else float(epsilon)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"epsilon is an l2 radius, one positive number such as 36 / 255; got {epsilon!r}."
@@ -132,9 +133,9 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     return jnp.asarray(float32_up(value))
 
 
-def _float_up(exact: Fraction) -> float:
-    nearest = float(exact)
-    is_below = math.isfinite(nearest) and nearest < exact
+def _float_up(number: Fraction) -> float:
+    nearest = float(number)
+    is_below = math.isfinite(nearest) and nearest < number
     return math.nextafter(nearest, math.inf) if is_below else nearest
 
 

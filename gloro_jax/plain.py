@@ -75,9 +75,32 @@ def number(text: Any) -> float:
         ValueError: if it is none.
     """
     try:
-        return float(Fraction(text) if isinstance(text, str) and "/" in text else text)
+        return float(exact(text) if isinstance(text, str) and "/" in text else text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{text!r} is no number such as 0.3 or 36/255") from None
+
+
+def exact(value: int | float | str | Fraction) -> Fraction:
+    """The number as a fraction, exactly.
+
+    Raises:
+        ValueError: if it is none, or text of more digits or a larger exponent than a float has.
+        OverflowError: if it is infinite.
+        ZeroDivisionError: of text that divides by zero.
+    """
+    if isinstance(value, str):
+        exponent = value.lower().partition("e")[2].strip().lstrip("+-").lstrip("0")
+        if len(value) > 1000 or len(exponent) > 3:  # 1e999999999 would take the machine's memory
+            raise ValueError(f"{value[:50]!r} is beyond what a float can hold")
+    return Fraction(value)
+
+
+def in_words(value: float) -> str:
+    """A radius as people write it: 36/255 where it is that very number, else six digits."""
+    short, levels = f"{value:g}", round(value * 255) if 0 < value < 10 else 0
+    if float(short) != value and levels and levels / 255 == value:
+        return f"{levels}/255"
+    return short
 
 
 def brief(self: Any) -> str:

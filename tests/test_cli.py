@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from gloro_jax import runs
 from gloro_jax.cli import main
+from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.words import parse
 from tests.broken import with_too_small_a_bound
 
@@ -434,3 +436,16 @@ def test_a_file_that_is_no_state_dict_is_refused_before_anything_is_written(caps
     assert code == 2
     assert "no state dict of a LiResNet" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_long_work_says_what_it_does_where_no_bar_can_be_drawn(capsys, monkeypatch):
+    now = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("gloro_jax.cli.bars.time.monotonic", lambda: float(next(now)))
+    with Bar() as bar:
+        task = bar.add_task("proving", total=9)
+        for _ in range(9):
+            bar.advance(task)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "proving ..."
+    assert 2 <= len(lines) <= 9
+    assert re.fullmatch(r"proving: \d of 9", lines[1])

@@ -27,6 +27,7 @@ from gloro_jax.certificates.describe import describe, weights
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.paths import local
+from gloro_jax.plain import exact
 from gloro_jax.platforms import jit
 from gloro_jax.version import __version__
 
@@ -129,19 +130,19 @@ def as_fraction(epsilon: int | float | str | Fraction) -> Fraction:
         ValueError: if it is no positive finite number.
     """
     try:
-        exact = Fraction(epsilon)
+        found = exact(epsilon)
         if isinstance(epsilon, float):
-            simple = exact.limit_denominator(10**6)
-            exact = simple if float(simple) == epsilon else exact
-        is_usable = exact > 0 and bool(np.isfinite(float(exact)))
+            simple = found.limit_denominator(10**6)
+            found = simple if float(simple) == epsilon else found
+        is_usable = found > 0 and bool(np.isfinite(float(found)))
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        exact, is_usable = Fraction(0), False
+        found, is_usable = Fraction(0), False
     if not is_usable:
         raise ValueError(
             "epsilon is an l2 radius, positive and finite, in the units of x, for example 0.3 or "
             f"'36/255'; got {epsilon!r}."
         )
-    return exact
+    return found
 
 
 def _check(path: Path, frozen: FrozenNet, images: np.ndarray, labels: np.ndarray) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.words import known, parse
 from gloro_jax.data import store
 from gloro_jax.data.dataset import DataConfig, Dataset
@@ -62,14 +62,14 @@ class PrepareOptions:
         source: an .npz file of x_train, y_train, x_test, y_test, or a folder
             FOLDER/train/CLASS/*.png, FOLDER/test/CLASS/*.png.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
-        resize: height and width to bring the images of a folder to.
+        resize: height and width, or one number for both, to bring the images of a folder to.
         overwrite: replace the set if it is there.
     """
 
     name: Annotated[str, tyro.conf.Positional]
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     data_dir: Path | None = None
-    resize: tuple[int, int] | None = None
+    resize: tuple[int, ...] | None = None
     overwrite: bool = False
 
 
@@ -115,13 +115,19 @@ def _show(words: list[str]) -> int:
         raise ValueError(f"--sheet takes a file that ends in .png, got {sheet}.")
     console = Console(highlight=False)
     console.print(_statistics_table(opened))
+    console.print(
+        f"Shown with {opened.origin.validation:.0%} of the training images held out for "
+        "validation; a recipe may hold out another share (train RECIPE --validation)."
+        if opened.origin
+        else ""
+    )
     contact_sheet(opened, sheet)
     console.print(f"Contact sheet: {escape(str(sheet))}")
     return 0
 
 
 def _statistics_table(opened: Dataset) -> Table:
-    from gloro_jax.data.inspect import statistics
+    from gloro_jax.data.inspect import repeated, statistics
 
     splits = {name: getattr(opened, name) for name in ("train", "validation", "test")}
     found = {
@@ -132,7 +138,9 @@ def _statistics_table(opened: Dataset) -> Table:
     table = Table("", *found, title=title)
     table.add_row("images", *(str(s.count) for s in found.values()))
     table.add_row("mean", *(_numbers(s.mean) for s in found.values()))
-    table.add_row("deviation", *(_numbers(s.std) for s in found.values()), end_section=True)
+    table.add_row("deviation", *(_numbers(s.std) for s in found.values()))
+    again = [repeated(split, of=opened.train) for split in splits.values()]
+    table.add_row("also in train", "", *(str(count) for count in again[1:]), end_section=True)
     for label, name in enumerate(opened.class_names):
         table.add_row(f"{label} {escape(name)}", *(str(s.per_class[label]) for s in found.values()))
     return table
@@ -142,13 +150,13 @@ def _prepare(words: list[str]) -> int:
     from gloro_jax.data.prepare import prepare
 
     options: PrepareOptions = parse(PrepareOptions, "data prepare", words)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Bar() as bar:
         task = bar.add_task(f"preparing {options.name}", total=None)
         folder = prepare(
             options.name,
             source=options.source,
             directory=store.data_directory(_text(options.data_dir)),
-            resize=options.resize,
+            resize=_size(options.resize),
             is_overwriting=options.overwrite,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -157,6 +165,14 @@ def _prepare(words: list[str]) -> int:
         f"{options.name}"
     )
     return 0
+
+
+def _size(resize: tuple[int, ...] | None) -> tuple[int, int] | None:
+    if resize is None:
+        return None
+    if len(resize) not in (1, 2) or min(resize) < 1:
+        raise ValueError(f"--resize takes a height and a width, or one number, got {resize}.")
+    return resize[0], resize[-1]
 
 
 def _numbers(values: np.ndarray) -> str:

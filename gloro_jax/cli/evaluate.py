@@ -8,10 +8,10 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
 from gloro_jax import certificates, runs
 from gloro_jax.alarms import norm_alarm
+from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.words import parse
 from gloro_jax.data.dataset import DataConfig, Split
 from gloro_jax.data.sources import open_data, open_test_split
@@ -21,7 +21,7 @@ from gloro_jax.evaluation.findings import sample
 from gloro_jax.evaluation.tables import add_attack_rows, norms, summary
 from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.plain import from_plain
+from gloro_jax.plain import from_plain, in_words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,8 @@ def certify(words: list[str]) -> int:
     console.print(norms(opened.frozen))
     if not report.is_certified.any():
         console.print(
-            f"No image is certified at epsilon {opened.epsilon:g}; the largest certified radius is "
-            f"{report.radii.max():.4g}. Images lie in [0, 1]: 36/255 is not 36.",
+            f"No image is certified at epsilon {in_words(opened.epsilon)}; the largest certified "
+            f"radius is {report.radii.max():.4g}. Images lie in [0, 1]: 36/255 is not 36.",
             soft_wrap=True,
         )
     if options.save is not None:
@@ -139,7 +139,7 @@ def certify(words: list[str]) -> int:
 
 def _write_file(opened: Opened, out: Path, options: CertifyOptions) -> certificates.Written:
     layers, points = len(opened.frozen.layer_norms()), len(opened.split)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Bar() as bar:
         tasks = {
             "layer": bar.add_task("proving norms", total=layers),
             "point": bar.add_task("proving points", total=points),
@@ -255,7 +255,7 @@ def attack_twice(
 ) -> tuple[AttackReport, AttackReport]:
     """The attacks inside certified radii and at epsilon, with a progress bar."""
     images = opened.split.images
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Bar() as bar:
         task = bar.add_task("attacking", total=2 * len(images))
 
         def run(radii: np.ndarray | float) -> AttackReport:

@@ -7,12 +7,13 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
+from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.evaluate import Selection, open_run
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.findings import Findings, look_at
 from gloro_jax.evaluation.page import write_page
+from gloro_jax.plain import in_words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ def report(words: list[str]) -> int:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     default = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("comparison.html")
     out = options.out or default
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Bar() as bar:
         findings = [_look_at(run, options, bar) for run in options.runs]
     names = [str(run) for run in options.runs]
     if len({one.name for one in findings}) < len(findings):  # runs of one name in different places
@@ -53,15 +54,15 @@ def report(words: list[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for one in findings:
         console.print(
-            f"{escape(one.name)}: VRA {one.report.vra:.4f} at {one.report.epsilon:g}, clean "
-            f"{one.report.clean_accuracy:.4f}, {one.refuted} refuted of {len(one.attacked)} "
+            f"{escape(one.name)}: VRA {one.report.vra:.4f} at {in_words(one.report.epsilon)}, "
+            f"clean {one.report.clean_accuracy:.4f}, {one.refuted} refuted of {len(one.attacked)} "
             f"attacked, tightness {one.tightness.ratio:.3f}"
         )
     console.print(f"Page: {escape(str(out))}")
     return _verdict(findings)
 
 
-def _look_at(run: Path, options: ReportOptions, bar: Progress) -> Findings:
+def _look_at(run: Path, options: ReportOptions, bar: Bar) -> Findings:
     opened = open_run(run, options)
     count = min(options.examples, len(opened.split))
     task = bar.add_task(escape(str(run)), total=count)

@@ -16,8 +16,10 @@ from gloro_jax.data import DataConfig, Dataset, open_data
 from gloro_jax.data.npz import is_npz
 from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
 from gloro_jax.models import ModelConfig, from_plain_model
+from gloro_jax.plain import in_words
 from gloro_jax.recipes import RECIPES
 from gloro_jax.training import Session, TrainConfig, TrainResult, fit, processes
+from gloro_jax.training.beginning import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,7 @@ def _fit(
     initial: Any = None,
 ) -> TrainResult:
     console = Console(highlight=False, soft_wrap=True, quiet=not processes.is_first())
+    check(model.build(), data, training)  # what is wrong is said before a page of settings
     config = {"model": model, "data": data.origin or DataConfig(data.name), "training": training}
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
     result = fit(model, data, training, run=run, session=session, initial=initial)
@@ -202,7 +205,7 @@ def _fit(
     console.print(
         f"{escape(data.name)}: best epoch {result.best_epoch} of {training.epochs}, "
         f"{result.seconds:.1f} s. Validation: clean {report.clean_accuracy:.3f}, "
-        f"VRA {report.vra:.3f} at epsilon {training.epsilon:g}, guaranteed. "
+        f"VRA {report.vra:.3f} at epsilon {in_words(training.epsilon)}, guaranteed. "
         f"Saved in {escape(str(run))}; next: gloro-jax certify {escape(str(run))}"
     )
     console.print(_time_split(result.history))

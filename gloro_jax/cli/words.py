@@ -9,7 +9,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from gloro_jax.paths import local
-from gloro_jax.plain import number
+from gloro_jax.plain import in_words, number
 
 _REGISTRY = ConstructorRegistry()
 
@@ -25,8 +25,13 @@ def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         metavar="FLOAT",
         instance_from_str=lambda words: number(words[0]),
         is_instance=lambda value: isinstance(value, (float, int)),
-        str_from_instance=lambda value: [str(value)],
+        str_from_instance=lambda value: [_typed(value)],
     )
+
+
+def _typed(value: float) -> str:
+    words = in_words(value)
+    return words if number(words) == value else str(value)
 
 
 def parse(options: Any, command: str, words: list[str]) -> Any:

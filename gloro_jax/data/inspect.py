@@ -38,6 +38,12 @@ def statistics(split: Split, *, num_classes: int) -> Statistics:
     return Statistics(len(split), counts, mean, np.sqrt(np.maximum(variance, 0.0)))
 
 
+def repeated(split: Split, *, of: Split) -> int:
+    """How many images of a split are, pixel for pixel, among those of another."""
+    there = {image.tobytes() for image in of.images}
+    return sum(image.tobytes() in there for image in split.images)
+
+
 def contact_sheet(data: Dataset, path: Path, *, columns: int = 16) -> None:
     """Writes a PNG: one row per class with its name, and the first `columns` training images."""
     from PIL import Image, ImageDraw

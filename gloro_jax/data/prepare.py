@@ -20,6 +20,15 @@ from gloro_jax.data.store import Examples
 # Called with the number of examples written so far and the number there will be.
 OnProgress = Callable[[int, int], None]
 
+# Image shape and number of classes of the sets that can be downloaded.
+_LOOKS = {
+    "mnist": ((28, 28, 1), 10),
+    "fashion_mnist": ((28, 28, 1), 10),
+    "svhn_cropped": ((32, 32, 3), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+}
+
 _CLASS_NAMES = {
     "fashion_mnist": "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot",
     "cifar10": "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck",
@@ -67,6 +76,8 @@ def prepare(
     else:
         arrays, class_names = read_npz(source) if source else _download(name)
         splits, class_names, shape = _from_arrays(name, arrays, class_names)
+    if source is not None:
+        _check_stock(name, source, shape, len(class_names))
     total = sum(examples.count for examples in splits.values())
     done = iter(range(1, total + 1))
     counted = {
@@ -87,6 +98,17 @@ def _check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "digits":
         raise ValueError(
             f"A set is called by letters, digits, _ and -, and not digits; got {name!r}."
+        )
+
+
+def _check_stock(name: str, source: Path, shape: tuple[int, ...], classes: int) -> None:
+    """Raises a ValueError if something else were to be called by a well-known set's name."""
+    usual = _LOOKS.get(name, (shape, classes))
+    if (shape, classes) != usual:
+        raise ValueError(
+            f"{name} has images of {usual[0]} (height, width, channels) and {usual[1]} classes, "
+            f"{source} has {shape} and {classes}. Call it by a name of its own: "
+            f"gloro-jax data prepare NAME --from '{source}'."
         )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from gloro_jax.evaluation.attacks import AttackReport
 from gloro_jax.evaluation.vra import Report
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.plain import flat
+from gloro_jax.plain import flat, in_words
 
 
 def settings(config: dict[str, Any]) -> Table:
@@ -17,7 +17,8 @@ def settings(config: dict[str, Any]) -> Table:
     table = Table("setting", "value", title="configuration")
     for section, fields in config.items():
         for name, value in flat(fields).items():
-            table.add_row(f"{section}.{name}", escape(str(value)))
+            shown = in_words(value) if name == "epsilon" else str(value)
+            table.add_row(f"{section}.{name}", escape(shown))
         table.add_section()
     return table
 
@@ -27,9 +28,8 @@ def summary(report: Report, *, title: str) -> Table:
     table = Table(title=escape(title), show_header=False)
     table.add_row("images", str(report.count))
     table.add_row("clean accuracy", f"{report.clean_accuracy:.4f}")
-    table.add_row(
-        f"VRA at l2 radius {report.epsilon:g} (guaranteed bounds)", f"[bold]{report.vra:.4f}[/]"
-    )
+    radius = in_words(report.epsilon)
+    table.add_row(f"VRA at l2 radius {radius} (guaranteed bounds)", f"[bold]{report.vra:.4f}[/]")
     table.add_row("not certified", f"{report.rejection_rate:.4f}")
     table.add_row("median certified radius", f"{np.median(report.radii):.4f}")
     return table
@@ -40,7 +40,7 @@ def add_attack_rows(
 ) -> None:
     """What the attacks at epsilon and inside certified radii left standing."""
     withstood = float((report.is_correct & ~at_epsilon.is_success).mean())
-    table.add_row(f"accuracy under attack at {report.epsilon:g}", f"{withstood:.4f}")
+    table.add_row(f"accuracy under attack at {in_words(report.epsilon)}", f"{withstood:.4f}")
     table.add_row("attacks that succeeded inside a certified radius", str(inside.successes))
 
 

@@ -6,6 +6,8 @@ import pytest
 import gloro_jax as gj
 from gloro_jax.data import digits, evaluation_batches, from_arrays, training_batches
 from gloro_jax.data.batches import as_float, rebatched
+from gloro_jax.data.dataset import Split
+from gloro_jax.data.inspect import repeated
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,11 @@ def test_other_byte_orders_and_grey_images_without_channels_are_what_they_are():
     assert other.fingerprint == plain.fingerprint
     assert other.train.images.dtype.isnative
     assert other.test.labels.dtype.isnative
+
+
+def test_images_that_are_in_two_splits_are_counted():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
+    train, other = Split(images[:4], np.zeros(4, int)), Split(images[3:], np.zeros(3, int))
+    assert repeated(other, of=train) == 1
+    assert repeated(train, of=train) == 4

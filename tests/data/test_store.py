@@ -249,3 +249,9 @@ def test_a_set_without_known_names_numbers_its_classes(tmp_path):
     np.savez(path, x_train=x, y_train=0 * y, x_test=x, y_test=0 * y)
     prepare("mine", source=path, directory=tmp_path)
     assert open_data(DataConfig("mine", directory=str(tmp_path))).class_names == ("0", "1")
+
+
+def test_something_else_is_not_called_by_the_name_of_a_well_known_set(npz, tmp_path):
+    with pytest.raises(ValueError, match=r"cifar10 has images of \(32, 32, 3\).*10 classes.*NAME"):
+        prepare("cifar10", source=npz, directory=tmp_path)
+    assert not list(tmp_path.rglob("*.array_record*"))

@@ -40,7 +40,8 @@ SIGNATURES = {
     "evaluation.tightness": "(frozen, images, *, pairs, steps, seed)",
     "data.from_arrays": "(train, test, *, validation, seed, name, class_names, origin)",
     "data.open_data": "(config)",
-    "data.prepare": "(name, *, source, directory, resize, is_overwriting, on_progress)",
+    "data.prepare": "(name, *, source, directory, resize, shorter_side, is_skipping_corrupt, "
+    "is_overwriting, on_progress)",
     "certificates.write": (
         "(frozen, images, labels, *, epsilon, out, has_inputs, source, on_progress)"
     ),

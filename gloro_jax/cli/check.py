@@ -79,7 +79,9 @@ def _data(options: CheckOptions) -> tuple[Any, Any]:
         config = data_config(options.run, stored, data=options.data, directory=options.data_dir)
     else:
         directory = None if options.data_dir is None else str(options.data_dir)
-        config = DataConfig(str(options.data), directory=directory)
+        # Photographs on disk are looked at in the size that the network sees.
+        size = checker.whole(header["input"]["shape"][0], 1)
+        config = DataConfig(str(options.data), directory=directory, image_size=size)
     if split == "test":
         opened, _ = open_test_split(config)
     elif split in ("train", "validation"):

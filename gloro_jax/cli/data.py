@@ -41,11 +41,13 @@ class ShowOptions:
     Attributes:
         name: a prepared set, digits, or an .npz file.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
+        image_size: how large to show photographs that are read from disk.
         sheet: the PNG file to write; NAME.png here unless given.
     """
 
     name: Annotated[str, tyro.conf.Positional]
     data_dir: Path | None = None
+    image_size: int = 224
     sheet: Path | None = None
 
 
@@ -63,6 +65,10 @@ class PrepareOptions:
             FOLDER/train/CLASS/*.png, FOLDER/test/CLASS/*.png.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
         resize: height and width, or one number for both, to bring the images of a folder to.
+        shorter_side: for photographs that memory cannot hold: write them as JPEG with a shorter
+            side of so many pixels (256 for networks that see 224), and read them from disk. The
+            same command goes on where it was stopped.
+        skip_corrupt: with --shorter-side, leave out and count what cannot be decoded.
         overwrite: replace the set if it is there.
     """
 
@@ -70,6 +76,8 @@ class PrepareOptions:
     source: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     data_dir: Path | None = None
     resize: tuple[int, ...] | None = None
+    shorter_side: int | None = None
+    skip_corrupt: bool = False
     overwrite: bool = False
 
 
@@ -91,7 +99,7 @@ def _list(words: list[str]) -> int:
     for name in prepared:
         told = store.contents(name, directory)
         counts = [str(told["splits"].get(split, 0)) for split in ("train", "test")]
-        shape = " x ".join(str(n) for n in told["image_shape"])
+        shape = " x ".join(str(n or "any") for n in told["image_shape"])
         table.add_row(name, *counts, shape)
     for name in STOCK:
         if name not in prepared:
@@ -109,7 +117,9 @@ def _show(words: list[str]) -> int:
     from gloro_jax.data.inspect import contact_sheet
 
     options: ShowOptions = parse(ShowOptions, "data show", words)
-    opened = open_data(DataConfig(options.name, directory=_text(options.data_dir)))
+    opened = open_data(
+        DataConfig(options.name, directory=_text(options.data_dir), image_size=options.image_size)
+    )
     sheet = options.sheet or Path(f"{opened.name}.png")
     if sheet.suffix != ".png":
         raise ValueError(f"--sheet takes a file that ends in .png, got {sheet}.")
@@ -140,7 +150,8 @@ def _statistics_table(opened: Dataset) -> Table:
     table.add_row("mean", *(_numbers(s.mean) for s in found.values()))
     table.add_row("deviation", *(_numbers(s.std) for s in found.values()))
     again = [repeated(split, of=opened.train) for split in splits.values()]
-    table.add_row("also in train", "", *(str(count) for count in again[1:]), end_section=True)
+    shown = ["?" if count < 0 else str(count) for count in again[1:]]
+    table.add_row("also in train", "", *shown, end_section=True)
     for label, name in enumerate(opened.class_names):
         table.add_row(f"{label} {escape(name)}", *(str(s.per_class[label]) for s in found.values()))
     return table
@@ -157,6 +168,8 @@ def _prepare(words: list[str]) -> int:
             source=options.source,
             directory=store.data_directory(_text(options.data_dir)),
             resize=_size(options.resize),
+            shorter_side=options.shorter_side,
+            is_skipping_corrupt=options.skip_corrupt,
             is_overwriting=options.overwrite,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

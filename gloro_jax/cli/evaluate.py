@@ -146,7 +146,7 @@ def _write_file(opened: Opened, out: Path, options: CertifyOptions) -> certifica
         }
         return certificates.write(
             opened.frozen,
-            opened.split.images,
+            np.asarray(opened.split.images),
             opened.split.labels,
             epsilon=opened.epsilon if options.epsilon is None else options.epsilon,
             out=out,
@@ -237,6 +237,8 @@ def data_config(
             "arrays of your own. Name a prepared set or a file with --data FILE.npz, or go on from "
             "Python: gj.load(run) with gj.evaluation."
         )
+    if stored.get("image_size") is None:  # photographs on disk: as large as the network sees them
+        stored["image_size"] = next(iter(config["data"].get("input_shape") or ()), None)
     if directory is not None:
         stored["directory"] = str(directory)
     return from_plain(DataConfig, stored, where="data")
@@ -254,7 +256,7 @@ def attack_twice(
     opened: Opened, report: Report, *, steps: int, restarts: int, targets: int = 9
 ) -> tuple[AttackReport, AttackReport]:
     """The attacks inside certified radii and at epsilon, with a progress bar."""
-    images = opened.split.images
+    images = np.asarray(opened.split.images)
     with Bar() as bar:
         task = bar.add_task("attacking", total=2 * len(images))
 

@@ -101,7 +101,8 @@ def train(words: list[str]) -> int:
     )
     source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
     directory = str(options.data_dir) if options.data_dir else None
-    data = DataConfig(source, options.validation, RECIPES[name]().data.seed, directory)
+    seed = RECIPES[name]().data.seed
+    data = DataConfig(source, options.validation, seed, directory, options.image_size)
     if options.init_from is not None and any(word.startswith("--model.") for word in words):
         raise ValueError(
             f"--init-from trains the network of {options.init_from}, so the model options do not "
@@ -154,12 +155,14 @@ def _options(name: str) -> Any:
             data: a prepared set (`gloro-jax data list`), or an .npz file of x_train, y_train,
                 x_test and y_test.
             validation: share of the training images held out to choose the best epoch.
+            image_size: height and width that the network sees of photographs read from disk.
             training: how to train.
             model: the network.
         """
 
         data: str = recipe.data.source
         validation: float = recipe.data.validation
+        image_size: int | None = recipe.data.image_size
         training: Annotated[TrainConfig, tyro.conf.arg(name="")] = recipe.training
         model: type(recipe.model) = recipe.model  # type: ignore[valid-type]
 

@@ -31,12 +31,15 @@ class Augmentation:
         operations: RandAugment-style rounds per image, each a colour or geometric change drawn
             at random (Cubuk et al. 2020).
         magnitude: their strength, from 0 to 1.
+        area: of photographs that are read from disk, cut a part at random that covers at least
+            this share of each, and bring it to the size of the network's input; 1 for none.
     """
 
     crop: int = 0
     is_flipping: bool = False
     operations: int = 0
     magnitude: float = 0.3
+    area: float = 1.0
 
     def __post_init__(self) -> None:
         settle(self)
@@ -46,6 +49,8 @@ class Augmentation:
             )
         if not 0 <= self.magnitude <= 1:
             raise ValueError(f"magnitude is from 0 to 1, got {self.magnitude}.")
+        if not 0 < self.area <= 1:
+            raise ValueError(f"area is a share above 0 and at most 1, got {self.area}.")
 
 
 def augmented(

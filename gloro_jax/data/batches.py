@@ -1,11 +1,14 @@
 """Batches: shuffled and whole to train, in order and padded to evaluate."""
 
+import collections
+import concurrent.futures
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gloro_jax.data.dataset import Split
+from gloro_jax.data.pictures import Pictures
 
 _ALL = slice(None)
 _LARGEST_BATCH = 512  # of evaluation: activations of larger ones fill the memory for nothing
@@ -28,7 +31,14 @@ class Batch(NamedTuple):
 
 
 def training_batches(
-    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int = 0, rows: slice = _ALL
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    skip: int = 0,
+    rows: slice = _ALL,
+    area: float = 1.0,
 ) -> Iterator[Batch]:
     """One epoch of full batches in an order that depends on `seed` and `epoch` alone.
 
@@ -41,12 +51,41 @@ def training_batches(
         epoch: which epoch's order.
         skip: batches already done, when a run is resumed.
         rows: of each batch, where several processes share it; the batches are the same.
+        area: of photographs on disk, cut parts at random that cover at least this share of each;
+            1 for the square in the middle.
+
+    Photographs on disk are decoded while the step before is under way.
     """
+    chosen = _order(split, batch_size=batch_size, seed=seed, epoch=epoch, skip=skip)
+    pictures = split.images
+
+    def batches() -> Iterator[Batch]:
+        for whole in chosen:
+            mine = whole[rows]
+            if isinstance(pictures, Pictures) and area < 1:
+                images = pictures.random_crops(mine, area=area, seed=seed, epoch=epoch)
+            else:
+                images = pictures[mine]
+            yield Batch(images, split.labels[mine], np.ones(len(mine), bool), mine)
+
+    yield from _ahead(batches()) if isinstance(pictures, Pictures) else batches()
+
+
+def _order(
+    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int
+) -> Iterator[np.ndarray]:
     order = np.random.default_rng((seed, epoch)).permutation(len(split)).astype(np.int32)
     for start in range(skip * batch_size, len(split) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size][rows]
-        is_real = np.ones(len(chosen), bool)
-        yield Batch(split.images[chosen], split.labels[chosen], is_real, chosen)
+        yield order[start : start + batch_size]
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, the next two of them under way in a thread."""
+    with concurrent.futures.ThreadPoolExecutor(1, "next batch") as pool:
+        pending = collections.deque(pool.submit(next, batches, None) for _ in range(2))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(pool.submit(next, batches, None))
+            yield batch
 
 
 def evaluation_batches(split: Split, *, batch_size: int, rows: slice = _ALL) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gloro_jax.data.pictures import Pictures
 from gloro_jax.plain import brief, settle
 
 _CHANNELS = (1, 3, 4)
@@ -17,20 +18,23 @@ class Split:
     """Images and labels, checked.
 
     Attributes:
-        images: (n, H, W, C), uint8, or float32 in [0, 1].
+        images: (n, H, W, C), uint8, or float32 in [0, 1]; or photographs on disk.
         labels: (n,), integers from 0.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     labels: np.ndarray
 
     __repr__ = brief
 
     def __post_init__(self) -> None:
-        check_images(self.images)
+        if not isinstance(self.images, Pictures):
+            check_images(self.images)
         check_labels(self.labels, count=len(self.images))
         for name in ("images", "labels"):  # as this machine orders bytes; JAX takes no other
             array: np.ndarray = getattr(self, name)
+            if isinstance(array, Pictures):
+                continue
             native = array.astype(array.dtype.newbyteorder("="), copy=False)
             object.__setattr__(self, name, native)
 
@@ -48,17 +52,22 @@ class DataConfig:
         validation: the share of the training split held out to choose epochs, in every class.
         seed: of the choice of validation images.
         directory: where prepared sets are; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        image_size: height and width that the network sees of photographs that are read from disk;
+            None for sets whose images have a size.
     """
 
     source: str
     validation: float = 0.1
     seed: int = 0
     directory: str | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         settle(self)
         if not 0 < self.validation < 1:
             raise ValueError(f"validation is a share between 0 and 1, got {self.validation}.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size is at least 1, got {self.image_size}.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +121,9 @@ class Dataset:
         sha = hashlib.sha256()
         for split in (self.train, self.validation):
             for array in (split.images, split.labels.astype("<i8")):
+                if isinstance(array, Pictures):
+                    sha.update(array.fingerprint.encode())
+                    continue
                 sha.update(f"{array.shape} {array.dtype.str}".encode())
                 sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()

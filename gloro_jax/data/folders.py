@@ -33,9 +33,7 @@ def read_folders(
         ValueError: if there is no train and test folder, a class has no training images, a folder
             holds something else, sizes differ, or a file is no image; each is named.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder (and does not end in .npz).")
-    files, class_names = _tiny(folder) if _is_tiny(folder) else _tree(folder)
+    files, class_names = listed(folder)
     looks = {path: look(path) for pairs in files.values() for path, _ in pairs}
     size = resize or _one_size(folder, looks)
     shape = (*size, max(one.channels for one in looks.values()))
@@ -44,6 +42,19 @@ def read_folders(
         for split, pairs in files.items()
     }
     return splits, class_names, shape
+
+
+def listed(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """The files of each split with their labels, and the class names; no file is opened.
+
+    Raises:
+        FileNotFoundError: if the folder is not there.
+        ValueError: if there is no train and test folder, a class has no training images, or a
+            folder holds something else.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder (and does not end in .npz).")
+    return _tiny(folder) if _is_tiny(folder) else _tree(folder)
 
 
 def _tree(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:

@@ -60,9 +60,22 @@ def look(path: Path) -> Looks:
 
 def decoded(path: Path, *, size: tuple[int, int], channels: int) -> Any:
     """The picture upright, flat on white, resized, with 1 or 3 channels: a Pillow image."""
+    picture = flat(path, channels=channels)
+    height, width = size
+    return picture if picture.size == (width, height) else picture.resize((width, height))
+
+
+def flat(path: Path, *, channels: int, side: int | None = None) -> Any:
+    """The picture upright, flat on white, with 1 or 3 channels: a Pillow image.
+
+    Where `side` is given, a JPEG may come out smaller, its sides at least twice `side`: its decoder
+    then does less.
+    """
     from PIL import Image, ImageOps
 
     with opened(path) as image:
+        if side is not None and min(image.size) > 4 * side:
+            image.draft(None, (2 * side, 2 * side))
         loaded(path, image)
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
@@ -72,9 +85,7 @@ def decoded(path: Path, *, size: tuple[int, int], channels: int) -> Any:
         mode = "L" if channels == 1 else "RGB"
         # Grey of a palette is read as colour and then as grey, which rounds to what it was.
         plain = upright.convert("RGB") if upright.mode not in ("1", "L") else upright
-        plain = plain.convert(mode)
-        height, width = size
-        return plain if plain.size == (width, height) else plain.resize((width, height))
+        return plain.convert(mode)
 
 
 def opened(path: Path) -> Any:

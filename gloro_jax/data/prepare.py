@@ -14,6 +14,7 @@ from gloro_jax.data import store
 from gloro_jax.data.dataset import check_classes
 from gloro_jax.data.folders import read_folders
 from gloro_jax.data.npz import Arrays, is_npz, read_npz
+from gloro_jax.data.shards import prepare_shards
 from gloro_jax.data.sources import STOCK
 from gloro_jax.data.store import Examples
 
@@ -41,6 +42,8 @@ def prepare(
     source: Path | None = None,
     directory: Path,
     resize: tuple[int, int] | None = None,
+    shorter_side: int | None = None,
+    is_skipping_corrupt: bool = False,
     is_overwriting: bool = False,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
@@ -52,6 +55,9 @@ def prepare(
             stock set, which takes TensorFlow (the extra `prepare`).
         directory: where prepared sets are.
         resize: (height, width) to bring the images of a folder to.
+        shorter_side: for photographs that memory cannot hold: they are written as JPEG, their
+            shorter side so many pixels long, and read from disk. A stopped preparation goes on.
+        is_skipping_corrupt: with `shorter_side`, leave out what cannot be decoded.
         is_overwriting: whether to replace a set of that name.
         on_progress: told about progress.
 
@@ -69,15 +75,11 @@ def prepare(
             f"{name} is prepared already, in {store.set_folder(name, directory)}. "
             "Replace it with --overwrite."
         )
-    if source is not None and not is_npz(str(source)):
-        splits, class_names, shape = read_folders(source, resize=resize)
-    elif resize is not None:
-        raise ValueError("--resize is for folders of images; arrays have their size already.")
-    else:
-        arrays, class_names = read_npz(source) if source else _download(name)
-        splits, class_names, shape = _from_arrays(name, arrays, class_names)
-    if source is not None:
-        _check_stock(name, source, shape, len(class_names))
+    if shorter_side is not None:
+        return _as_shards(name, source, directory, shorter_side, is_skipping_corrupt, on_progress)
+    if is_skipping_corrupt:
+        raise ValueError("--skip-corrupt goes with --shorter-side.")
+    splits, class_names, shape = _read(name, source, resize)
     total = sum(examples.count for examples in splits.values())
     done = iter(range(1, total + 1))
     counted = {
@@ -91,6 +93,45 @@ def prepare(
         class_names=class_names,
         image_shape=shape,
         source=str(source or "tensorflow-datasets"),
+    )
+
+
+def _read(
+    name: str, source: Path | None, resize: tuple[int, int] | None
+) -> tuple[dict[str, Examples], tuple[str, ...], tuple[int, int, int]]:
+    """Splits, class names and image shape of what is to be prepared."""
+    if source is not None and not is_npz(str(source)):
+        found = read_folders(source, resize=resize)
+    elif resize is not None:
+        raise ValueError("--resize is for folders of images; arrays have their size already.")
+    else:
+        found = _from_arrays(name, *(read_npz(source) if source else _download(name)))
+    if source is not None:
+        _check_stock(name, source, found[2], len(found[1]))
+    return found
+
+
+def _as_shards(
+    name: str,
+    source: Path | None,
+    directory: Path,
+    side: int,
+    is_skipping: bool,
+    on_progress: OnProgress,
+) -> Path:
+    if source is None or is_npz(str(source)):
+        raise ValueError("--shorter-side is for folders of photographs: name one with --from.")
+    if side < 8:
+        raise ValueError(f"--shorter-side is at least 8 pixels, got {side}.")
+    if name in _LOOKS:
+        raise ValueError(f"{name} is a set of small images; call photographs by another name.")
+    return prepare_shards(
+        name,
+        source,
+        directory=directory,
+        side=side,
+        is_skipping=is_skipping,
+        on_progress=on_progress,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import store
+from gloro_jax.data import shards, store
 from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
 from gloro_jax.data.npz import is_npz, read_npz
 from gloro_jax.paths import local
@@ -30,6 +30,8 @@ def open_data(config: DataConfig | str) -> Dataset:
         config = DataConfig(config)
     if config.source == "digits":
         return digits(config)
+    if told := _photographs(config):
+        return _open_shards(config, told)
     splits, class_names = _read(config)
     missing = [name for name in ("train", "test") if name not in splits]
     if missing:
@@ -58,6 +60,8 @@ def open_test_split(config: DataConfig) -> tuple[Split, tuple[str, ...]]:
     if config.source == "digits":
         opened = digits(config)
         return opened.test, opened.class_names
+    if told := _photographs(config):
+        return _on_disk(config, told, "test"), tuple(told["class_names"])
     splits, class_names = _read(config)
     if "test" not in splits:
         raise ValueError(f"{config.source} has no test split (x_test and y_test).")
@@ -83,6 +87,44 @@ def digits(config: DataConfig | None = None) -> Dataset:
         validation=config.validation,
         seed=config.seed,
         name="digits",
+        origin=config,
+    )
+
+
+def _photographs(config: DataConfig) -> dict[str, Any]:
+    """What contents.json says of a set that is read from disk; empty for every other."""
+    directory = store.data_directory(config.directory)
+    if is_npz(config.source) or not store.is_prepared(config.source, directory):
+        return {}
+    told = store.contents(config.source, directory)
+    return told if told.get("kind") == "shards" else {}
+
+
+def _on_disk(config: DataConfig, told: dict[str, Any], split: str) -> Split:
+    folder = store.set_folder(config.source, store.data_directory(config.directory))
+    if config.image_size is None:
+        raise ValueError(
+            f"{config.source} holds photographs of many sizes: say how large the network sees "
+            "them, --image-size 224 (from Python, DataConfig(..., image_size=224))."
+        )
+    pictures = shards.open_shards(folder, told, split, size=config.image_size)
+    return Split(pictures, shards.labels(folder, split))
+
+
+def _open_shards(config: DataConfig, told: dict[str, Any]) -> Dataset:
+    whole = _on_disk(config, told, "train")
+    is_held_out = stratified(whole.labels, share=config.validation, seed=config.seed)
+    pictures: Any = whole.images
+    train, validation = (
+        Split(pictures.only(chosen), whole.labels[chosen]) for chosen in (~is_held_out, is_held_out)
+    )
+    return Dataset(
+        name=config.source,
+        train=train,
+        validation=validation,
+        test=_on_disk(config, told, "test"),
+        num_classes=len(told["class_names"]),
+        class_names=tuple(told["class_names"]),
         origin=config,
     )
 

@@ -86,7 +86,7 @@ def read(name: str, directory: Path) -> tuple[Arrays, tuple[str, ...]]:
     folder, told = set_folder(name, directory), contents(name, directory)
     _check_memory(name, told)
     for file, digest in told["files"].items():
-        if not (folder / file).is_file() or _sha256(folder / file) != digest:
+        if not (folder / file).is_file() or sha256(folder / file) != digest:
             raise ValueError(f"{folder / file} is missing or damaged. {_again(name)}")
     with _quiet():
         # Our own builder: one made from the folder would import whatever class a file there names.
@@ -115,7 +115,7 @@ def write(
             builder = _make_builder(name, temporary, splits, class_names, image_shape)
             builder.download_and_prepare()
         made = Path(builder.data_dir)
-        files = {p.name: _sha256(p) for p in sorted(made.iterdir())}
+        files = {p.name: sha256(p) for p in sorted(made.iterdir())}
         told = {
             "source": source,
             "image_shape": image_shape,
@@ -123,11 +123,16 @@ def write(
             "splits": {split: examples.count for split, examples in splits.items()},
             "files": files,
         }
-        (made / _CONTENTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        write_contents(made, told)
         if target.exists():
             target.rename(temporary / "replaced")
         made.rename(target)
     return target
+
+
+def write_contents(folder: Path, told: dict[str, Any]) -> None:
+    """Writes contents.json, without which a folder is no set."""
+    (folder / _CONTENTS).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -198,12 +203,14 @@ def _check_memory(name: str, told: dict[str, Any]) -> None:
     if needed > memory / 2:
         raise ValueError(
             f"{name} takes {needed / 2**30:.0f} GiB as uint8, more than half of this machine's "
-            f"{memory / 2**30:.0f} GiB, and sets are held in memory. Prepare it with smaller "
-            "images: gloro-jax data prepare NAME --from FOLDER --resize H W."
+            f"{memory / 2**30:.0f} GiB, and it would be held in memory. Prepare it to be "
+            "read from disk, gloro-jax data prepare NAME --from FOLDER --shorter-side 256, or with "
+            "smaller images (--resize)."
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -103,12 +103,11 @@ def look_at(
     """
     report = verified_robust_accuracy(frozen, [(split.images, split.labels)], epsilon=epsilon)
     chosen = _draw(len(split), examples)
-    attacked = Split(split.images[chosen], split.labels[chosen])
+    seen = split.images[chosen]
+    attacked = Split(seen, split.labels[chosen])
     finite = report.radii[np.isfinite(report.radii)]
     reach = 1.5 * max(2 * epsilon, float(np.quantile(finite, 0.99)) if len(finite) else 0.0)
-    found = attack(
-        frozen, attacked.images, radii=reach, steps=steps, restarts=1, on_progress=on_progress
-    )
+    found = attack(frozen, seen, radii=reach, steps=steps, restarts=1, on_progress=on_progress)
     lower = lower_norms(frozen)
     return Findings(
         name=run.resolve().name,
@@ -122,7 +121,7 @@ def look_at(
         attacked=attacked,
         attack=found,
         reach=reach,
-        tightness=tightness(frozen, split.images),
+        tightness=tightness(frozen, split.images if isinstance(split.images, np.ndarray) else seen),
         lower_norms={path: float(np.max(norms)) for path, norms in lower.items()},
         norm_alarm=norm_alarm(frozen, lower),
     )

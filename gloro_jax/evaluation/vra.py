@@ -10,6 +10,7 @@ import numpy as np
 from gloro_jax.certification import certify
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
+from gloro_jax.data.pictures import Pictures
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
 from gloro_jax.plain import brief, number
@@ -118,7 +119,9 @@ def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple
                 "batches is a list of (images, labels) pairs; for one pair: [(images, labels)]."
             )
         images, labels = pair
-        images, labels = np.asarray(images), np.asarray(labels)
-        check_images(images)
+        labels = np.asarray(labels)
+        if not isinstance(images, Pictures):  # photographs on disk are decoded batch by batch
+            images = np.asarray(images)
+            check_images(images)
         check_labels(labels, count=len(images), num_classes=classes)
         yield images, labels

@@ -142,4 +142,5 @@ def imagenet_liresnet_l18w588() -> Recipe:
 
 def _on_imagenet(model: LiResNet | ChordLiResNet, training: TrainConfig) -> Recipe:
     whole = dataclasses.replace(model, num_classes=1000)
-    return Recipe(DataConfig("imagenet", validation=0.01), whole, training, _FULL, 1_268_000)
+    data = DataConfig("imagenet", validation=0.01, image_size=224)
+    return Recipe(data, whole, training, _FULL, 1_268_000)

@@ -13,7 +13,7 @@ from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
 # Settings that came after version 0.1, with the value that earlier runs had without saying it.
-_LATER = {"momentum": 0.9, "weight_decay": 0.0}
+_LATER = {"momentum": 0.9, "weight_decay": 0.0, "augmentation.area": 1.0, "image_size": None}
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -197,11 +197,20 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
-    kept = {k: v for k, v in config["data"].items() if k not in _PLACES}
+    kept = {k: v for k, v in config["data"].items() if k not in _PLACES and not _is_as_before(k, v)}
     network = config.get("network") if config.get("model") is None else None
     same = {k: config.get(k) for k in ("model", "initial")}
-    training = {k: v for k, v in config["training"].items() if _LATER.get(k, "") != v}
+    training = {k: v for k, v in config["training"].items() if not _is_as_before(k, v)}
+    if isinstance(changes := training.get("augmentation"), dict):
+        training["augmentation"] = {
+            k: v for k, v in changes.items() if not _is_as_before(f"augmentation.{k}", v)
+        }
     return {**same, "training": training, "data": kept, "network": network}
+
+
+def _is_as_before(name: str, value: Any) -> bool:
+    """Whether a setting says what was so before it was one."""
+    return name in _LATER and _LATER[name] == value
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gloro_jax import runs
 from gloro_jax.data import Dataset, Split
+from gloro_jax.data.pictures import Pictures
 from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain
@@ -45,6 +46,11 @@ def check(net: Any, data: Any, config: Any) -> None:
             f"choose a smaller one, {_smaller(len(data.train))} for example (--batch-size)."
         )
     check_reach(config.epsilon, data.input_shape)
+    if config.augmentation.area < 1 and not isinstance(data.train.images, Pictures):
+        raise ValueError(
+            f"augmentation.area {config.augmentation.area} cuts parts of photographs that are read "
+            f"from disk, and {data.name} is held in memory: use augmentation.crop."
+        )
     devices = jax.device_count()
     if config.batch_size % (devices * config.microbatches):
         raise ValueError(

@@ -198,6 +198,7 @@ class Trainer:
             epoch=len(self.position.history) + 1,
             skip=self.position.batches,
             rows=share(self._config.batch_size),
+            area=self._config.augmentation.area,
         )
         for batch in watch.waiting("data", batches):
             with watch.measure("step"), profiler.step(self.step):

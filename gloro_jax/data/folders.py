@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gloro_jax.data.imagenet import Listed, Member, is_imagenet, list_imagenet
 from gloro_jax.data.images import SUFFIXES, Looks, decoded, loaded, look, opened
 from gloro_jax.data.store import Examples
 
@@ -44,7 +45,7 @@ def read_folders(
     return splits, class_names, shape
 
 
-def listed(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+def listed(folder: Path) -> tuple[dict[str, Listed], tuple[str, ...]]:
     """The files of each split with their labels, and the class names; no file is opened.
 
     Raises:
@@ -54,7 +55,14 @@ def listed(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder (and does not end in .npz).")
-    return _tiny(folder) if _is_tiny(folder) else _tree(folder)
+    if is_imagenet(folder) and not _has_class_folders(folder / "val"):
+        return list_imagenet(folder)
+    files, class_names = _tiny(folder) if _is_tiny(folder) else _tree(folder)
+    return {split: list(pairs) for split, pairs in files.items()}, class_names
+
+
+def _has_class_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_dir() for path in _entries(folder))
 
 
 def _tree(folder: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
@@ -167,12 +175,12 @@ def _images(folder: Path, *, may_be_empty: bool = False) -> list[Path]:
     return files
 
 
-def _one_size(folder: Path, looks: dict[Path, Looks]) -> tuple[int, int]:
+def _one_size(folder: Path, looks: dict[Path | Member, Looks]) -> tuple[int, int]:
     sizes = [look.size for look in looks.values()]
     usual = collections.Counter(sizes).most_common(1)[0][0]
     odd = [path for path, look in looks.items() if look.size != usual]
     if odd:
-        shown = ", ".join(f"{p.relative_to(folder)} is {looks[p].size}" for p in odd[:5])
+        shown = ", ".join(f"{_inside(p, folder)} is {looks[p].size}" for p in odd[:5])
         raise ValueError(
             f"Images have one size; most are {usual} (height, width), but {shown}"
             f"{', ...' if len(odd) > 5 else ''} ({len(odd)} such images). Resize all with "
@@ -181,8 +189,12 @@ def _one_size(folder: Path, looks: dict[Path, Looks]) -> tuple[int, int]:
     return usual
 
 
+def _inside(path: Path | Member, folder: Path) -> Path | Member:
+    return path.relative_to(folder) if isinstance(path, Path) else path
+
+
 def _encoding(
-    pairs: list[tuple[Path, int]], looks: dict[Path, Looks], shape: tuple[int, int, int]
+    pairs: Listed, looks: dict[Path | Member, Looks], shape: tuple[int, int, int]
 ) -> Callable[[], Iterator[tuple[bytes, int]]]:
     height, width, channels = shape
 

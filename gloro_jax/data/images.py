@@ -1,10 +1,13 @@
 """Image files as people see them: upright, flat on white, grey where they are grey."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from gloro_jax.data.imagenet import Member
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -28,7 +31,7 @@ class Looks(NamedTuple):
     is_plain: bool
 
 
-def look(path: Path) -> Looks:
+def look(path: Path | Member) -> Looks:
     """What the image file holds.
 
     Raises:
@@ -58,14 +61,14 @@ def look(path: Path) -> Looks:
         return Looks(size, 1 if _is_grey(path, image) else 3, is_plain)
 
 
-def decoded(path: Path, *, size: tuple[int, int], channels: int) -> Any:
+def decoded(path: Path | Member, *, size: tuple[int, int], channels: int) -> Any:
     """The picture upright, flat on white, resized, with 1 or 3 channels: a Pillow image."""
     picture = flat(path, channels=channels)
     height, width = size
     return picture if picture.size == (width, height) else picture.resize((width, height))
 
 
-def flat(path: Path, *, channels: int, side: int | None = None) -> Any:
+def flat(path: Path | Member, *, channels: int, side: int | None = None) -> Any:
     """The picture upright, flat on white, with 1 or 3 channels: a Pillow image.
 
     Where `side` is given, a JPEG may come out smaller, its sides at least twice `side`: its decoder
@@ -88,17 +91,17 @@ def flat(path: Path, *, channels: int, side: int | None = None) -> Any:
         return plain.convert(mode)
 
 
-def opened(path: Path) -> Any:
+def opened(path: Path | Member) -> Any:
     """The file as a Pillow image, not yet decoded; a ValueError if it is none."""
     from PIL import Image
 
     try:
-        return Image.open(path)
+        return Image.open(path if isinstance(path, Path) else io.BytesIO(path.read_bytes()))
     except Exception as error:
         raise ValueError(f"{path} cannot be opened as an image: {error}.") from None
 
 
-def loaded(path: Path, image: Any) -> None:
+def loaded(path: Path | Member, image: Any) -> None:
     """Decodes; a ValueError if the file is damaged."""
     try:
         image.load()
@@ -106,7 +109,7 @@ def loaded(path: Path, image: Any) -> None:
         raise ValueError(f"{path} is a damaged image: {error}.") from None
 
 
-def _turns(path: Path, image: Any) -> int:
+def _turns(path: Path | Member, image: Any) -> int:
     """How the camera was held, as EXIF counts it: 1 for upright."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
@@ -122,7 +125,7 @@ def _is_wide(image: Any) -> bool:
     return any(_WIDE.search(str(argument)) for argument in arguments)
 
 
-def _is_grey(path: Path, image: Any) -> bool:
+def _is_grey(path: Path | Member, image: Any) -> bool:
     """Whether it has no colour; a palette is looked up where it is used."""
     if image.mode in ("1", "L", "LA"):
         return True

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.data import store
-from gloro_jax.data.folders import Files, listed
+from gloro_jax.data.folders import listed
+from gloro_jax.data.imagenet import Listed, Member
 from gloro_jax.data.images import flat, look
 from gloro_jax.data.pictures import Pictures, decoder, digest, with_shorter_side
 from gloro_jax.paths import locked
@@ -43,7 +44,7 @@ class Shard:
     """
 
     name: str
-    files: Files
+    files: Listed
     side: int
     has_digests: bool
 
@@ -121,7 +122,7 @@ def labels(folder: Path, split: str) -> np.ndarray:
     return np.load(folder / f"labels-{split}.npy")
 
 
-def _shards(split: str, pairs: Files, side: int) -> list[Shard]:
+def _shards(split: str, pairs: Listed, side: int) -> list[Shard]:
     parts = range(0, len(pairs), _PER_SHARD)
     return [
         Shard(
@@ -201,7 +202,7 @@ def _write_shard(place: Path, shard: Shard) -> dict[str, Any]:
     return told
 
 
-def _encoded(file: Path, shard: Shard) -> tuple[bytes, str]:
+def _encoded(file: Path | Member, shard: Shard) -> tuple[bytes, str]:
     """The JPEG file of a picture, and the digest of what it decodes to."""
     from PIL import Image
 

@@ -4,6 +4,7 @@ from gloro_jax.recipes.cifar10 import cifar10_6c2f as cifar10_6c2f
 from gloro_jax.recipes.cifar10 import cifar10_chord_l12w512 as cifar10_chord_l12w512
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_l12w512 as cifar10_liresnet_l12w512
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small as cifar10_liresnet_small
+from gloro_jax.recipes.cifar10 import cifar10_liresnet_small_108 as cifar10_liresnet_small_108
 from gloro_jax.recipes.digits import digits as digits
 from gloro_jax.recipes.large import cifar100_chord_l12w512 as cifar100_chord_l12w512
 from gloro_jax.recipes.large import cifar100_liresnet_l12w512 as cifar100_liresnet_l12w512
@@ -28,6 +29,7 @@ RECIPES = {
         fashion_2c2f,
         cifar10_6c2f,
         cifar10_liresnet_small,
+        cifar10_liresnet_small_108,
         cifar10_liresnet_l12w512,
         cifar10_chord_l12w512,
         cifar100_liresnet_small,

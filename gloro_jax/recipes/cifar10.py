@@ -60,6 +60,19 @@ def cifar10_liresnet_small() -> Recipe:
     return Recipe(DataConfig("cifar10", validation=0.05), model, training)
 
 
+def cifar10_liresnet_small_108() -> Recipe:
+    """CIFAR-10, l2 108/255, small LiResNet: VRA 39.8, clean 68.1; 75 min on 2 CPU cores.
+
+    The network and the 40 epochs of `cifar10_liresnet_small`, trained for a radius three times as
+    large; 49.4 at 72/255, 59.0 at 36/255.
+    """
+    recipe = cifar10_liresnet_small()
+    training = dataclasses.replace(
+        recipe.training, epsilon=108 / 255, epsilon_schedule="[0.1]-[50%:1.1]"
+    )
+    return dataclasses.replace(recipe, training=training)
+
+
 def cifar10_liresnet_l12w512() -> Recipe:
     """CIFAR-10, l2 36/255, LiResNet L12W512 (paper: 66.9, clean 81.3, 800 epochs); for a GPU.
 

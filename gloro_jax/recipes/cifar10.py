@@ -52,7 +52,7 @@ def cifar10_liresnet_small() -> Recipe:
     )
     training = TrainConfig(
         epsilon=36 / 255,
-        epochs=54,
+        epochs=50,
         batch_size=256,
         warmup_epochs=1,
         augmentation=Augmentation(crop=2, is_flipping=True),

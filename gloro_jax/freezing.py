@@ -92,7 +92,8 @@ def from_arrays(
 
     Raises:
         ValueError: if names or shapes are not those of `net`, the digest does not match, or K is
-            smaller than what the layers of `net` make of the norms.
+            smaller than what the layers of `net` make of the norms, or it has views that a digest
+            of version 1 cannot bind.
     """
     template = _template(net, checked_shape(input_shape), digest_version)
     wanted = {path: (leaf.shape, leaf.dtype) for path, leaf in named_leaves(template)}
@@ -103,6 +104,11 @@ def from_arrays(
         raise ValueError(
             "The stored weights do not belong to this network: "
             f"missing {missing}, unknown {extra}, of another shape or type {other}."
+        )
+    if net.views and digest_version == 1:
+        raise ValueError(
+            "The stored weights are of an earlier version, whose digest does not bind views, and "
+            "this network has some: freeze it again."
         )
     leaves = [arrays[path] for path, _ in named_leaves(template)]
     tree = jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -15,6 +15,7 @@ from gloro_jax.lipschitz.doors import Doors, Parts
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, two_norm
 from gloro_jax.margins import GloroLogits, head_distances
 from gloro_jax.pytrees import pytree_dataclass
+from gloro_jax.views import mean, parse, stack
 
 
 @pytree_dataclass()
@@ -42,11 +43,22 @@ class GloroNet(nn.Module):
         num_classes: m, at least 2.
         is_head_normalized: whether the head's rows are divided by their l2 norms (last-layer
             normalisation, Singla et al. 2022); the normalised rows make logits and margins alike.
+        views: the features are averaged over these views of an image (`gloro_jax.views`), which
+            leaves every bound as it is; none unless given.
+        is_trained_on_views: whether training averages as well, at a forward and a backward pass a
+            view; otherwise it sees the images as they are given.
     """
 
     body: nn.Module
     num_classes: int
     is_head_normalized: bool = False
+    views: tuple[str, ...] = ()
+    is_trained_on_views: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises a TypeError or a ValueError if `views` are none."""
+        parse(self.views)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -74,9 +86,11 @@ class GloroNet(nn.Module):
         Raises:
             TypeError: if `norms` is not a norm rule, `x` is not a floating-point array, or the
                 body does not return a `Bounded`.
-            ValueError: if the body does not end in (batch, features).
+            ValueError: if the body does not end in (batch, features), or a view does not fit.
         """
         self._check_input(x, norms)
+        views = self.views if self.is_trained_on_views or not is_training else ()
+        x = stack(views, x) if views else x
         entered = Bounded.enter(
             x,
             kind=norms.kind,
@@ -86,6 +100,7 @@ class GloroNet(nn.Module):
             batch_axis=batch_axis,
         )
         features, bound = self._checked(self.body(entered)).leave()
+        features = mean(views, features) if views else features
         if isinstance(norms, Frozen):
             return read_out(features, bound, frozen_entry(self, "head"))
         head = self._head(features.shape[-1])

@@ -497,6 +497,21 @@ ERRORS = {
         "evaluation/tightness.py", "slopes = differences / distance", "slopes = differences / distance**2",
         "tests/evaluation/test_tightness.py",
     ),
+    "views: an edge is repeated": (
+        "views.py", "source[(slice(None),) * axis + (gone,)] = -1", "source[(slice(None),) * axis + (gone,)] = 0",
+        "tests/test_views.py",
+    ),
+    "views: the sum in place of the mean": (
+        "views.py", "return jnp.mean(values", "return jnp.sum(values", "tests/test_views.py",
+    ),
+    "views: the digest does not bind them": (
+        "program/trace.py", "steps = (Step.of_views(views.parse(net.views), steps),)", "pass",
+        "tests/test_views.py",
+    ),
+    "views: the checker repeats an edge": (
+        "certificates/check_certificate.py", 'for axis, by in enumerate(moves, start=1) if kind == "shift" else ():',
+        "for axis, by in ():", "tests/test_views.py",
+    ),
     "report: refuted certificates not counted": (
         "evaluation/findings.py", "self.refuted > 0 or self.tightness.is_alarm", "False",
         "tests/test_cli.py",

@@ -10,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+import gloro_jax as gj
 from gloro_jax import runs
 from gloro_jax.cli import main
 from gloro_jax.cli.bars import Bar
@@ -53,6 +54,26 @@ def test_train_certify_attack(trained, capsys, tmp_path):
     )  # fmt: skip
     assert code == 0
     assert "attacks that succeeded inside a certified radius │ 0" in out
+
+
+def test_a_run_is_averaged_over_views_without_training(trained, capsys, tmp_path):
+    out = tmp_path / "averaged"
+    code, _, error = run(capsys, "views", str(trained), "--out", str(out), "--views", "edge:1,1")
+    assert code == 2
+    assert "A view moves pixels" in error
+    assert not out.exists()
+    few = "identity", "shift:0,1"
+    code, said, _ = run(capsys, "views", str(trained), "--out", str(out), "--views", *few)
+    assert code == 0
+    assert said.count("VRA at l2 radius") == 2
+    config = json.loads((out / "config.json").read_text())
+    assert config["model"]["views"] == list(few)
+    plain, averaged = gj.load(trained), gj.load(out)
+    assert averaged.lipschitz == plain.lipschitz
+    assert averaged.digest != plain.digest
+    assert run(capsys, "certify", str(out))[0] == 0
+    code, _, error = run(capsys, "views", str(trained), "--out", str(out), "--views", "mirror")
+    assert (code, "exists" in error) == (2, True)
 
 
 def test_a_radius_that_reaches_every_image_is_refused_and_one_that_certifies_none_explained(

@@ -32,7 +32,7 @@ POINTS |= {"margin": "<f8", "needed": "<f8", "radius": "<f8", "is_certified": "u
 OPS = {
     "conv": "_linear", "dense": "_linear", "scale": "_linear", "sum": "_sum", "minmax": "_minmax",
     "normalize": "_normalize", "average_pool": "_pool", "max_pool": "_pool", "relu": "_exact",
-    "abs": "_exact", "flatten": "_exact", "space_to_depth": "_exact",
+    "abs": "_exact", "flatten": "_exact", "space_to_depth": "_exact", "mean_over_views": "_views",
 }  # fmt: skip
 LINEAR, WINDOWED = ("conv", "dense", "scale"), ("conv", "average_pool", "max_pool")
 GEOMETRY = ("image_size", "strides", "pads", "groups")
@@ -249,6 +249,25 @@ def convolve(x, kernel, strides, pads, groups):
     return out.reshape(len(x), height, width, outputs)
 
 
+def seen(x, view):
+    """A view of images: its moves put each pixel into one place or none, so its norm is at most 1.
+
+    "mirror" left to right; "shift" down and right, where zeros come in; "roll" around the border.
+    """
+    require(x.ndim == 4, "only images (H, W, C) have views")
+    for kind, *moves in view:
+        require(kind == "mirror" or len(moves) == 2, f"a move of {len(moves)} distances")
+        if kind == "mirror":
+            x = x[:, :, ::-1]
+            continue
+        require(kind in ("shift", "roll"), f"move {kind!r} of a view is not known here")
+        x = np.roll(x, moves, (1, 2))
+        for axis, by in enumerate(moves, start=1) if kind == "shift" else ():
+            require(abs(by) < x.shape[axis], f"a shift by {by} of {x.shape[axis]} pixels")
+            x[(slice(None),) * axis + (slice(by) if by >= 0 else slice(by, None),)] = 0.0
+    return x
+
+
 def lengths(x):
     """The l2 norm of each example, rounded up; squares of small entries must not vanish."""
     sizes = np.abs(x.reshape(len(x), -1))
@@ -314,6 +333,9 @@ class Network:
             return self.norms[step["layer"]]
         if op == "sum":
             return up(math.fsum(self.lipschitz(branch) for branch in step["branches"]))
+        if op == "mean_over_views":  # the mean of maps with one constant, each of a view's pixels
+            (chain,) = step["branches"]
+            return self.lipschitz(chain)
         if op == "normalize":
             return up(max(abs(factor) for factor in step["factor"]))
         if op == "average_pool":  # per axis, k of k pixels in a row, at most ceil(k/s) in a column
@@ -363,6 +385,13 @@ class Network:
         require(len({part.shape for part, _ in parts}) == 1, "branches of a sum differ in shape")
         rounding = gamma(len(parts)) * sum(lengths(part) for part, _ in parts)
         return sum(part for part, _ in parts), sum(e for _, e in parts) + rounding
+
+    def _views(self, step, values, errors):
+        (chain,) = step["branches"]
+        parts = [self.run(chain, seen(values, view), errors) for view in step["views"]]
+        rounding = gamma(len(parts) + 2) * sum(lengths(part) for part, _ in parts)
+        total, error = sum(part for part, _ in parts), sum(e for _, e in parts)
+        return total / len(parts), (error + rounding) / len(parts)
 
     def _normalize(self, step, values, errors):
         mean, factor = np.array(step["mean"], float), np.array(step["factor"], float)

@@ -20,6 +20,7 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax check FILE               prove a certificate file again (certify DIR --out FILE)
   gloro-jax attack DIR               search for a change of prediction inside certified radii
   gloro-jax report DIR...            one page per run, or one that compares several
+  gloro-jax views DIR --out NEW --views identity mirror   a run averaged over views of each image
   gloro-jax export DIR --out NEW     a StableHLO program that certifies without this library
   gloro-jax import-torch FILE --out DIR   weights of the LiResNet authors' PyTorch code, as a run
 
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _in_words(error: BaseException) -> str:
     """What it says and what was added on the way, for a console."""
-    return escape("\n".join([str(error), *getattr(error, "__notes__", ())]))
+    notes = [note for note in getattr(error, "__notes__", ()) if "JAX_TRACEBACK" not in note]
+    return escape("\n".join([str(error), *notes]))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -77,6 +79,7 @@ _FILES = {
     "certify": "evaluate",
     "attack": "evaluate",
     "check": "check",
+    "views": "views",
     "report": "report",
     "data": "data",
     "export": "exchange",

@@ -17,7 +17,8 @@ class Step:
         op: what it does, a word of the certificate format (docs/certificates.md); None for a
             function that nobody named.
         options: its numbers and names.
-        branches: of a sum, the chains that are added.
+        branches: of a sum, the chains that are added; of a mean over views, the chain that sees
+            each of them.
     """
 
     op: str | None
@@ -28,6 +29,11 @@ class Step:
     def of(op: str | None, **options: Any) -> "Step":
         """A step from keywords; sequences become tuples."""
         return Step(op, tuple((name, _hashable(value)) for name, value in options.items()))
+
+    @staticmethod
+    def of_views(views: Any, steps: "Steps") -> "Step":
+        """The mean of what `steps` make of views of an image (`gloro_jax.views.parse`)."""
+        return Step("mean_over_views", (("views", _hashable(views)),), (tuple(steps),))
 
     def plain(self) -> dict[str, Any]:
         """The step as JSON holds it."""

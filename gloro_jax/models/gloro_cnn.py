@@ -31,6 +31,9 @@ class GloroCNN:
         is_head_normalized: whether the head's rows have norm 1.
         mean: per channel, subtracted inside the network; empty for none.
         std: per channel, divided by inside the network and counted in the bound.
+        views: of an image, over which features are averaged when it is evaluated and certified
+            (`gloro_jax.views`): identity mirror shift:0,1 for example; none unless given.
+        is_trained_on_views: whether they are averaged in training, too.
     """
 
     convs: tuple[tuple[int, int, int], ...]
@@ -40,12 +43,15 @@ class GloroCNN:
     is_head_normalized: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    views: tuple[str, ...] = ()
+    is_trained_on_views: bool = False
 
     def build(self) -> GloroNet:
         """The network.
 
         Raises:
-            ValueError: if the activation is unknown, or mean and std differ in length.
+            ValueError: if the activation is unknown, mean and std differ in length, or a view is
+                none.
         """
         if self.activation not in _ACTIVATIONS:
             raise ValueError(
@@ -55,7 +61,13 @@ class GloroCNN:
             raise ValueError(
                 f"mean and std have one entry per channel, got {self.mean} and {self.std}."
             )
-        return GloroNet(_Body(self), self.num_classes, self.is_head_normalized)
+        return GloroNet(
+            _Body(self),
+            self.num_classes,
+            self.is_head_normalized,
+            views=self.views,
+            is_trained_on_views=self.is_trained_on_views,
+        )
 
 
 def gloro_2c2f(**changes: Any) -> GloroCNN:

@@ -49,6 +49,9 @@ class LiResNet:
         neck_features: channels of the neck's convolution, even; twice the width unless given.
         dense_features: features of the dense layer, even.
         is_centered: whether blocks subtract channel means, which the paper of 2024 added.
+        views: of an image, over which features are averaged when it is evaluated and certified
+            (`gloro_jax.views`): identity mirror shift:0,1 for example; none unless given.
+        is_trained_on_views: whether they are averaged in training, too.
     """
 
     depth: int = 12
@@ -58,15 +61,18 @@ class LiResNet:
     neck_features: int | None = None
     dense_features: int = 512
     is_centered: bool = False
+    views: tuple[str, ...] = ()
+    is_trained_on_views: bool = False
 
     def build(self) -> GloroNet:
         """The network, for images of any size.
 
         Raises:
-            ValueError: if a number of features is odd or below 2, or depth is below 1.
+            ValueError: if a number of features is odd or below 2, depth is below 1, or a view is
+                none.
         """
         _check(self, "width", "neck_features", "dense_features")
-        return GloroNet(_LiResNetBody(self), self.num_classes, is_head_normalized=True)
+        return _net(_LiResNetBody(self), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,9 @@ class ChordLiResNet:
         dense_depth: number of CHORD layers.
         is_centered: whether blocks subtract channel means.
         method: how kernels are orthonormalised.
+        views: of an image, over which features are averaged when it is evaluated and certified
+            (`gloro_jax.views`): identity mirror shift:0,1 for example; none unless given.
+        is_trained_on_views: whether they are averaged in training, too.
     """
 
     depth: int = 12
@@ -100,18 +109,21 @@ class ChordLiResNet:
     dense_depth: int = 8
     is_centered: bool = True
     method: Orthogonalization = "cholesky"
+    views: tuple[str, ...] = ()
+    is_trained_on_views: bool = False
 
     def build(self) -> GloroNet:
         """The network, for images of any size.
 
         Raises:
-            ValueError: if a number of features is odd or below 2, or a depth is below 1.
+            ValueError: if a number of features is odd or below 2, a depth is below 1, or a view
+                is none.
         """
         even = ("width", "dense_features", *(["neck_features"] if self.is_neck_activated else []))
         _check(self, *even)
         if self.dense_depth < 1:
             raise ValueError(f"dense_depth must be at least 1, got {self.dense_depth}.")
-        return GloroNet(_ChordBody(self), self.num_classes, is_head_normalized=True)
+        return _net(_ChordBody(self), self)
 
 
 class _LiResNetBody(nn.Module):
@@ -148,6 +160,16 @@ class _ChordBody(nn.Module):
             x = ChordDense(scale, method, name=f"dense{i}")(x)
             x = MinMax(name=f"dense{i}_activation")(x)
         return x
+
+
+def _net(body: nn.Module, config: LiResNet | ChordLiResNet) -> GloroNet:
+    return GloroNet(
+        body,
+        config.num_classes,
+        is_head_normalized=True,
+        views=config.views,
+        is_trained_on_views=config.is_trained_on_views,
+    )
 
 
 def _trunk(x: Bounded, config: LiResNet | ChordLiResNet) -> Bounded:

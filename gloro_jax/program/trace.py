@@ -18,9 +18,10 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax import views
 from gloro_jax.gloro import GloroNet, run_watched
 from gloro_jax.lipschitz.doors import Doors, copied, impurity
-from gloro_jax.lipschitz.steps import Steps
+from gloro_jax.lipschitz.steps import Step, Steps
 from gloro_jax.program.same import are_equal, is_same
 from gloro_jax.program.settle import folded, without_numbers
 from gloro_jax.program.walk import Walk
@@ -42,14 +43,16 @@ class Program:
 
     Attributes:
         closed: from the frozen leaves, one image, a bound and a seal to features, bound and seal.
-        steps: what the body does.
+        steps: what runs: the body, and the views it is averaged over.
+        views: those views; none for the image alone.
     """
 
     closed: Any
     steps: Steps
+    views: tuple[str, ...] = ()
 
     def __call__(self, body: Any, x: Any) -> tuple[Any, Any]:
-        """The features (n, d) of images (n, ...), and a seal each (n,).
+        """The features (n, d) of images (n, ...), averaged over views, and a seal each (n,).
 
         A seal is not finite where a function of one's own made NaN or infinity on the way, which a
         later one can hide.
@@ -65,7 +68,10 @@ class Program:
             features, _, left = run(*leaves, image[None], one, seal)
             return features[0], left
 
-        return jax.vmap(one_example)(x)
+        if not self.views:
+            return jax.vmap(one_example)(x)
+        features, seals = jax.vmap(one_example)(views.stack(self.views, x))
+        return views.mean(self.views, features), views.mean(self.views, seals)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Program):
@@ -119,7 +125,10 @@ def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced
     if any(not passage.is_ours for passage in walk.met):
         other = _walked(net, body, input_shape, batch=_BESIDE)[1]
         _check_examples_are_apart(walk, other)
-    program = Program(without_numbers(closed), steps)
+    if net.views:
+        views.stack(net.views, jnp.zeros((1, *input_shape)))  # they fit such images, or an error
+        steps = (Step.of_views(views.parse(net.views), steps),)
+    program = Program(without_numbers(closed), steps, tuple(net.views))
     return Traced(program, walk.result.lipschitz, _longest(walk))
 
 

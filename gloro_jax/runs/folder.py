@@ -13,7 +13,14 @@ from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
 # Settings that came after version 0.1, with the value that earlier runs had without saying it.
-_LATER = {"momentum": 0.9, "weight_decay": 0.0, "augmentation.area": 1.0, "image_size": None}
+_LATER = {
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "augmentation.area": 1.0,
+    "image_size": None,
+    "views": [],
+    "is_trained_on_views": False,
+}
 
 
 def create(run: str | os.PathLike[str]) -> Path:
@@ -199,7 +206,9 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result: not the version, nor where its data lies."""
     kept = {k: v for k, v in config["data"].items() if k not in _PLACES and not _is_as_before(k, v)}
     network = config.get("network") if config.get("model") is None else None
-    same = {k: config.get(k) for k in ("model", "initial")}
+    same = {"model": config.get("model"), "initial": config.get("initial")}
+    if isinstance(same["model"], dict):
+        same["model"] = {k: v for k, v in same["model"].items() if not _is_as_before(k, v)}
     training = {k: v for k, v in config["training"].items() if not _is_as_before(k, v)}
     if isinstance(changes := training.get("augmentation"), dict):
         training["augmentation"] = {
@@ -210,7 +219,8 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
 
 def _is_as_before(name: str, value: Any) -> bool:
     """Whether a setting says what was so before it was one."""
-    return name in _LATER and _LATER[name] == value
+    plain = list(value) if isinstance(value, tuple) else value  # as JSON has it
+    return name in _LATER and _LATER[name] == plain
 
 
 def write_atomically(path: Path, content: bytes) -> None:

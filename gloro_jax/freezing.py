@@ -200,9 +200,7 @@ def _template(net: GloroNet, shape: tuple[int, ...], version: int) -> Any:
         if isinstance(node, Head):
             classes = node.kernel.shape[1]
             return FrozenHead(node, jax.ShapeDtypeStruct((classes, classes), jnp.float32))
-        kernel = node.operator.kernel
-        lead = kernel.shape[: kernel.ndim - node.operator.kernel_ndim]
-        return FrozenLinear(node, jax.ShapeDtypeStruct(lead, jnp.float32))
+        return FrozenLinear(node, jax.ShapeDtypeStruct(node.operator.stack_of(), jnp.float32))
 
     frozen = jax.tree.map(bounded, _fresh(net, shape)["operators"], is_leaf=_is_collected)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)

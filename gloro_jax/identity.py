@@ -54,7 +54,7 @@ def digest_of(frozen: Any, input_shape: tuple[int, ...], steps: Steps | None) ->
             static = {
                 field.name: getattr(operator, field.name)
                 for field in dataclasses.fields(operator)
-                if field.name != "kernel"
+                if field.name not in operator.array_ndims
             }
             sha.update(f"{path} {type(operator).__name__} {static}".encode())
     for path, leaf in named_leaves(frozen):

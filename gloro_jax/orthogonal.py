@@ -121,6 +121,37 @@ def newton_schulz(
     return x
 
 
+def special_orthogonal(key: Any, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """A random rotation, uniform: an initialiser of square orthogonal matrices of determinant 1.
+
+    Raises:
+        ValueError: if the shape is not square.
+    """
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"A rotation is a square matrix, got shape {shape}.")
+    q, r = jnp.linalg.qr(jax.random.normal(key, shape, jnp.float32))
+    q = q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
+    # Its columns are uniform now; the last one decides between a rotation and a reflection.
+    return q.at[:, -1].multiply(jnp.sign(jnp.linalg.det(q))).astype(dtype)
+
+
+def retracted(matrix: Float[Array, "n n"], *, steps: int = 4) -> Float[Array, "n n"]:
+    """The orthogonal matrix nearest to one that is almost orthogonal, by Newton and Schulz.
+
+    Each step squares the distance, as long as all singular values are between 0 and sqrt(3).
+    """
+    for _ in range(steps):
+        gram = jnp.matmul(matrix.T, matrix, precision=_EXACT)
+        matrix = 1.5 * matrix - 0.5 * jnp.matmul(matrix, gram, precision=_EXACT)
+    return matrix
+
+
+def distance_from_orthogonal(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
+    """The Frobenius norm of X^T X - I."""
+    gram = jnp.matmul(matrix.T, matrix, precision=_EXACT)
+    return jnp.sqrt(jnp.sum(jnp.square(gram - jnp.eye(len(gram), dtype=gram.dtype))))
+
+
 def _scale(matrix: Any) -> Any:
     """A power of two near the largest entry, such that dividing by it is exact."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), initial=0.0))

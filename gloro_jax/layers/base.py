@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from gloro_jax.lipschitz.bounded import Bounded, Kind
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, random_direction
-from gloro_jax.lipschitz.operators import Operator
+from gloro_jax.lipschitz.operators import WeightedMap
 from gloro_jax.lipschitz.steps import Step
 from gloro_jax.pytrees import pytree_dataclass
 
@@ -58,9 +58,9 @@ NormRule = PowerIteration | Collect | Frozen
 
 @pytree_dataclass()
 class Linear:
-    """An operator and the bias added after it, as executed."""
+    """An operator, or another map with weights, and the bias added after it, as executed."""
 
-    operator: Operator
+    operator: WeightedMap
     bias: Any = None
 
 
@@ -76,7 +76,7 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
     """A layer from `Bounded` to `Bounded`.
 
     Subclasses implement `__call__`. A layer without weights writes
-    `x.apply(fn, lipschitz=constant)`; a linear one writes `self.apply_linear(x, make)` and gets
+    `x.apply(fn, lipschitz=constant)`; one with weights writes `self.apply_linear(x, make)` and gets
     training, freezing and certification from here. The library trusts constants and operators;
     `gloro_jax.testing.check_lipschitz` tests them.
     """
@@ -88,7 +88,7 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
     def apply_linear(
         self, x: Bounded, make: Callable[[], Linear], *, trained_norm: float | None = None
     ) -> Bounded:
-        """Applies a linear operator by the norm rule that `x` carries.
+        """Applies a linear operator, or another `WeightedMap`, by the norm rule of `x`.
 
         Args:
             x: the activation.
@@ -118,8 +118,10 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
         # The names under which a FrozenNet keeps these arrays.
         layer = "/".join(self.path)
         bias = None if linear.bias is None else f"{layer}/linear/linear/bias"
-        kernel = f"{layer}/linear/linear/operator/kernel"
-        return linear.operator.step(layer, kernel=kernel, bias=bias)
+        arrays = {
+            name: f"{layer}/linear/linear/operator/{name}" for name in linear.operator.array_ndims
+        }
+        return linear.operator.step(layer, bias=bias, **arrays)
 
     def estimate(self, linear: Linear, x: Bounded) -> Estimate:
         """The norm by power iteration, with this layer's start vector in "spectral"."""

@@ -33,7 +33,7 @@ def eigenvalue_bound(gram: np.ndarray, *, forming_error: float) -> float:
     (soundness notes, primitive P1). A failed guess moves up, so a poor guess costs time only.
 
     Args:
-        gram: symmetric and positive semidefinite up to rounding, (n, n), float64.
+        gram: Hermitian and positive semidefinite up to rounding, (n, n), in 64-bit floats.
         forming_error: bound of the 2-norm of `gram` minus the exact matrix.
 
     Returns:
@@ -43,7 +43,7 @@ def eigenvalue_bound(gram: np.ndarray, *, forming_error: float) -> float:
     if not np.isfinite(gram).all():
         return float("inf")
     # The mean eigenvalue keeps the guess positive whatever the eigenvalue routine answers.
-    guess, margin = max(_largest_eigenvalue(gram), float(np.trace(gram)) / n, 1e-290), 1e-6
+    guess, margin = max(_largest_eigenvalue(gram), float(np.real(np.trace(gram))) / n, 1e-290), 1e-6
     while np.isfinite(t := guess * (1.0 + margin)):
         shifted = -gram
         shifted[np.diag_indices(n)] += t

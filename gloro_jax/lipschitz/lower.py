@@ -1,27 +1,32 @@
 """Norms from below, on the host: a stored norm that one of these exceeds is refuted."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.lipschitz.geometry import tap_table
 from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
 from gloro_jax.lipschitz.norms import power_iteration
-from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling
+from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling, WeightedMap
 from gloro_jax.lipschitz.stride_one import in_cells
 
 _TOL = 1e-3
 # Rounds of power iteration on an operator of one's own, and what float32 may add to what it finds.
 _ROUNDS = 10
+# The lengths, per entry, of the points at which a map that is not linear is looked at.
+_SIZES = (0.01, 1.0, 1.0, 100.0)
 _FLOAT32 = 1e-4
 
 
-def lower_bound(operator: Operator) -> float:
-    """A number that the norm of a linear operator reaches, up to float64 rounding.
+def lower_bound(operator: WeightedMap) -> float:
+    """A number that the constant of a map reaches, up to float64 rounding.
 
     Lanczos iteration in float32 finds a direction, and float64 says how far it is stretched. For an
-    operator of one's own, power iteration in float32 does both, less what its rounding may add.
+    operator of one's own, power iteration in float32 does both, less what its rounding may add. A
+    map that is not linear is stretched most by one of its slopes: those at a few random points.
 
     Args:
         operator: with a concrete kernel, not stacked.
@@ -33,11 +38,19 @@ def lower_bound(operator: Operator) -> float:
         return lower_bound(Convolution(kernel, (1, 1), (1, 1), ((0, 0), (0, 0))))
     if isinstance(operator, Convolution):
         return _convolution(operator)
-    start = np.random.default_rng(0).standard_normal(operator.input_shape)
-    found = power_iteration(
-        lambda v: operator(v[None])[0], jnp.asarray(start, jnp.float32), steps=_ROUNDS
-    )
-    return float(found) * (1 - _FLOAT32)
+    rng, shape = np.random.default_rng(0), operator.input_shape
+    start = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    points = [np.zeros(shape), *(size * rng.standard_normal(shape) for size in _SIZES)]
+    found = [
+        float(power_iteration(_slope(operator, point), start, steps=_ROUNDS))
+        for point in (points[:1] if isinstance(operator, Operator) else points)
+    ]
+    return max(found) * (1 - _FLOAT32)
+
+
+def _slope(operator: WeightedMap, point: np.ndarray) -> Callable[[Any], Any]:
+    """The linear map that a map is near a point."""
+    return jax.linearize(lambda v: operator(v[None])[0], jnp.asarray(point, jnp.float32))[1]
 
 
 def refutes(lower: Any, stored: Any) -> bool:

@@ -1,14 +1,15 @@
-"""Norms of many operators: large ones in processes beside each other, with one BLAS thread each."""
+"""Constants of many maps: large ones in processes beside each other, with one BLAS thread each."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gloro_jax.lipschitz.lower import lower_bound, refutes
 from gloro_jax.lipschitz.norms import UpperBound, check_bound
-from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling
+from gloro_jax.lipschitz.operators import Convolution, Matrix, Scaling, WeightedMap
 
 _OURS = (Matrix, Convolution, Scaling)
 # From this many weights on, a norm takes seconds, and a process is worth its start.
@@ -16,7 +17,7 @@ _LARGE = 2**19
 
 
 def norms(
-    operators: Sequence[Operator], *, on_progress: Callable[[int], None] = lambda done: None
+    operators: Sequence[WeightedMap], *, on_progress: Callable[[int], None] = lambda done: None
 ) -> list[np.ndarray]:
     """The guaranteed norm of each operator, float64.
 
@@ -35,20 +36,20 @@ def norms(
         on_progress(1)
     bounds, start = [], 0
     for operator, stack in zip(operators, stacks, strict=True):
-        lead = np.shape(operator.kernel)[: np.ndim(operator.kernel) - operator.kernel_ndim]
-        bounds.append(np.asarray(found[start : start + len(stack)], np.float64).reshape(lead))
+        some = np.asarray(found[start : start + len(stack)], np.float64)
+        bounds.append(some.reshape(operator.stack_of()))
         start += len(stack)
     return bounds
 
 
-def lower_norms(operator: Operator) -> np.ndarray:
+def lower_norms(operator: WeightedMap) -> np.ndarray:
     """The norm from below of an operator, or of each that `nn.scan` stacked."""
-    lead = np.shape(operator.kernel)[: np.ndim(operator.kernel) - operator.kernel_ndim]
-    return np.array([lower_bound(single) for single in _unstacked(operator)]).reshape(lead)
+    found = [lower_bound(single) for single in _unstacked(operator)]
+    return np.array(found).reshape(operator.stack_of())
 
 
-def _each(operators: list[Operator]) -> Iterator[float]:
-    large = sum(o.kernel.size >= _LARGE for o in operators)
+def _each(operators: list[WeightedMap]) -> Iterator[float]:
+    large = sum(_size(o) >= _LARGE for o in operators)
     if large < 2:
         return map(_norm, operators)
     import joblib
@@ -62,7 +63,7 @@ def _each(operators: list[Operator]) -> Iterator[float]:
     return parallel(joblib.delayed(_norm)(operator) for operator in operators)
 
 
-def _norm(operator: Operator) -> float:
+def _norm(operator: WeightedMap) -> float:
     norm: Any = operator.norm()
     if not isinstance(norm, UpperBound):
         raise TypeError(
@@ -79,8 +80,15 @@ def _norm(operator: Operator) -> float:
     return float(norm)
 
 
-def _unstacked(operator: Operator) -> list[Operator]:
-    kernel = np.asarray(operator.kernel)
-    single: Any = operator
-    each = kernel.reshape((-1, *kernel.shape[kernel.ndim - operator.kernel_ndim :]))
-    return [dataclasses.replace(single, kernel=np.asarray(k)) for k in each]
+def _size(operator: WeightedMap) -> int:
+    return sum(np.size(getattr(operator, name)) for name in operator.array_ndims)
+
+
+def _unstacked(operator: WeightedMap) -> list[WeightedMap]:
+    lead, single = operator.stack_of(), cast(Any, operator)
+    arrays = {name: np.asarray(getattr(operator, name)) for name in operator.array_ndims}
+    flat = {name: a.reshape((-1, *a.shape[len(lead) :])) for name, a in arrays.items()}
+    return [
+        dataclasses.replace(single, **{name: np.asarray(a[i]) for name, a in flat.items()})
+        for i in range(math.prod(lead))
+    ]

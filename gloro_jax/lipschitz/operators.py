@@ -1,11 +1,13 @@
-"""Linear operators as they are executed: weights, static geometry, application and norms.
+"""Maps with weights as they are executed: arrays, static geometry, application and norms.
 
-A layer trains, is bounded and certifies through the same operator object, so what is bounded is
-what runs. An operator is a pytree: its one leaf is `kernel`, everything else is static.
+A layer trains, is bounded and certifies through the same object, so what is bounded is what runs.
+A map is a pytree: its leaves are its arrays, everything else is static. An `Operator` is a linear
+map with one array, `kernel`.
 """
 
 import abc
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -20,16 +22,19 @@ from gloro_jax.lipschitz.upper import conv_norm, matrix_norm
 from gloro_jax.pytrees import pytree_dataclass
 
 
-class Operator(abc.ABC):
-    """A linear map between activations of one example, applied to a batch of them.
+class WeightedMap(abc.ABC):
+    """A map between activations of one example, applied to a batch of them, with weights.
 
-    Subclasses are `pytree_dataclass`es whose only leaf is `kernel`. They supply `input_shape`,
-    `__call__` and `norm`; the library checks none of it, `gloro_jax.testing.check_lipschitz`
-    does.
+    Its Lipschitz constant is proved on the host from the very arrays that run. Subclasses are
+    `pytree_dataclass`es; their leaves are the arrays that `array_ndims` names. They supply
+    `array_ndims`, `input_shape`, `__call__` and `norm`; the library checks none of it,
+    `gloro_jax.testing.check_lipschitz` does.
     """
 
-    kernel: Any
-    kernel_ndim: ClassVar[int]  # tells stacked kernels (nn.scan) from plain ones
+    @property
+    @abc.abstractmethod
+    def array_ndims(self) -> Mapping[str, int]:
+        """How many axes each array has, by its name; stacked arrays (nn.scan) have more."""
 
     @property
     @abc.abstractmethod
@@ -42,18 +47,56 @@ class Operator(abc.ABC):
 
     @abc.abstractmethod
     def norm(self) -> UpperBound:
-        """A guaranteed bound of the spectral norm, on the host; `kernel` must be concrete."""
+        """A guaranteed bound of the Lipschitz constant, on the host; the arrays are concrete."""
 
-    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step | None:
-        """The operator in the words of the certificate format; None if it has none.
+    def step(self, layer: str, *, bias: str | None, **arrays: str) -> Step | None:
+        """The map in the words of the certificate format; None if it has none.
 
         Args:
             layer: its name.
-            kernel: the name of the kernel's array.
             bias: the name of the bias's array, if one is added.
+            arrays: the name of each of its own arrays.
         """
-        del layer, kernel, bias
+        del layer, bias, arrays
         return None
+
+    def estimate(self, vector: Any, *, steps: int) -> Estimate:
+        """The constant from below, to train with: the slope where it is steepest near zero."""
+        slope = jax.linearize(lambda v: self(v[None])[0], jnp.zeros_like(vector))[1]
+        return power_iteration(slope, vector, steps=steps)
+
+    def stack_of(self) -> tuple[int, ...]:
+        """The leading axes that `nn.scan` gave to every array; () for one layer.
+
+        Raises:
+            ValueError: if the arrays have different ones.
+        """
+        leads = {
+            name: np.shape(getattr(self, name))[: np.ndim(getattr(self, name)) - ndim]
+            for name, ndim in self.array_ndims.items()
+        }
+        if len(set(leads.values())) != 1:
+            raise ValueError(
+                f"The arrays of a {type(self).__name__} belong to one layer or to one stack of "
+                f"layers; their leading axes are {leads}."
+            )
+        return next(iter(leads.values()))
+
+
+class Operator(WeightedMap):
+    """A linear map with one array.
+
+    Subclasses are `pytree_dataclass`es whose only leaf is `kernel`. They supply `input_shape`,
+    `__call__` and `norm`.
+    """
+
+    kernel: Any
+    kernel_ndim: ClassVar[int]  # tells stacked kernels (nn.scan) from plain ones
+
+    @property
+    def array_ndims(self) -> Mapping[str, int]:
+        """The kernel's."""
+        return {"kernel": self.kernel_ndim}
 
     def estimate(self, vector: Any, *, steps: int) -> Estimate:
         """The spectral norm from below, by `steps` rounds of power iteration."""
@@ -76,7 +119,7 @@ class Matrix(Operator):
         """(batch, in) to (batch, out)."""
         return jnp.matmul(values, self.kernel, precision=precision)
 
-    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+    def step(self, layer: str, *, bias: str | None, kernel: str, **_: str) -> Step:
         """A "dense" layer."""
         return Step.of("dense", layer=layer, kernel=kernel, bias=bias)
 
@@ -125,7 +168,7 @@ class Convolution(Operator):
             precision=precision,
         )
 
-    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+    def step(self, layer: str, *, bias: str | None, kernel: str, **_: str) -> Step:
         """A "conv" layer with its geometry."""
         geometry = {
             name: getattr(self, name) for name in ("image_size", "strides", "pads", "groups")
@@ -161,7 +204,7 @@ class Scaling(Operator):
         del precision
         return values * self.kernel
 
-    def step(self, layer: str, *, kernel: str, bias: str | None) -> Step:
+    def step(self, layer: str, *, bias: str | None, kernel: str, **_: str) -> Step:
         """A "scale" layer."""
         return Step.of("scale", layer=layer, kernel=kernel, bias=bias)
 

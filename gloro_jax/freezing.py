@@ -29,6 +29,7 @@ from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.margins import head_distance_bounds
 from gloro_jax.platforms import in_32_bits, is_tracing
+from gloro_jax.program import trace
 from gloro_jax.program.settle import evaluated
 
 
@@ -77,6 +78,27 @@ def freeze(
     bounded = _bounded(executed, on_progress)
     frozen = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
     return assemble(net, frozen, input_shape=shape, flushed=flushed)
+
+
+@in_32_bits
+def check_freezable(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> None:
+    """Raises what `freeze` would raise for this network, without computing norms; in seconds.
+
+    Raises:
+        TypeError: if a layer gives an Estimate for a bound, a function that can have no constant,
+            or keeps weights to itself.
+        ValueError: as `freeze`, for whatever is not a matter of the weights' values.
+    """
+
+    def as_if_bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
+        if isinstance(node, Linear):
+            return FrozenLinear(node, np.ones(node.operator.stack_of(), np.float32))
+        classes = node.kernel.shape[1]
+        return FrozenHead(node, np.ones((classes, classes), np.float32))
+
+    shape = checked_shape(input_shape)
+    executed, _ = _flushed(_collect(net, jax.tree.map(_narrow, variables), shape))
+    trace(net, jax.tree.map(as_if_bounded, executed, is_leaf=_is_collected), input_shape=shape)
 
 
 @in_32_bits

@@ -8,10 +8,12 @@ the way, on the host in float64. What runs afterwards is this very program, mapp
 nothing that happens to the Python objects later, and nothing that mixes examples, can change it.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.extend.core
@@ -152,7 +154,7 @@ def _walked(net: GloroNet, body: Any, shape: tuple[int, ...], *, batch: int) -> 
     doors = Doors()
 
     def run(body: Any, x: Any, bound: Any, seal: Any) -> Any:
-        with nn.intercept_methods(_named(doors)):
+        with nn.intercept_methods(_named(doors)), _weights_are_in_maps():
             out = net.apply({"frozen": body}, (x, bound, seal), doors=doors, method=run_watched)
         return jax.tree.leaves(out)
 
@@ -175,6 +177,20 @@ def _walked(net: GloroNet, body: Any, shape: tuple[int, ...], *, batch: int) -> 
             "End it with Flatten, and keep the batch the first axis."
         )
     return closed, walk
+
+
+@contextlib.contextmanager
+def _weights_are_in_maps() -> Iterator[None]:
+    """Says what a layer does wrong that reads a parameter where there are frozen arrays only."""
+    try:
+        yield
+    except (flax.errors.ScopeCollectionNotFound, flax.errors.ScopeParamNotFoundError) as error:
+        what = str(error).split(". (http", maxsplit=1)[0]
+        raise TypeError(
+            f"A layer reads weights of its own where the network is frozen. {what}. What is frozen "
+            "are the arrays of maps, each with its constant: give weights and constant together to "
+            "apply_linear, as a WeightedMap (docs/adding-a-layer.md)."
+        ) from None
 
 
 def _named(doors: Doors) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from gloro_jax import runs
 from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
-from gloro_jax.freezing import freeze
+from gloro_jax.freezing import check_freezable, freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
@@ -84,6 +84,7 @@ def fit(
         The result; `run` holds the same on disk.
 
     Raises:
+        TypeError: if a layer could not be frozen in the end, before anything is written.
         ValueError: if config, network and data do not fit, before anything is written; or if a
             checkpoint is damaged or the run was begun with another config.
         FileExistsError: if `run` exists and is not to be resumed, or is being trained in.
@@ -104,6 +105,8 @@ def fit(
     # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
     with one_blas_thread():
         trainer = Trainer(built, data, config, backend=backend, initial=initial)
+        if built is net:  # of one's own: what cannot be frozen in the end need not be trained
+            check_freezable(built, trainer.learnt, input_shape=data.input_shape)
         if initial is not None:
             plain["initial"] = runs.variables_digest(trainer.learnt)
         folder = local(run)

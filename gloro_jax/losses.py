@@ -1,8 +1,8 @@
 """Losses for certified training: (logits, labels, epsilon) to one number per example.
 
 All take `GloroLogits` of shape (..., m), integer labels of shape (...) and an l2 radius, which may
-be traced, and return shape (...). A label out of range gives NaN. `margin`, `emma` and `lmt`
-centre on the label; `gloro_cross_entropy` and the TRADES losses on the prediction.
+be traced, and return shape (...). A label out of range gives NaN. `gloro_cross_entropy` and the
+TRADES losses centre on the prediction, the others on the label.
 """
 
 from typing import Any, Literal
@@ -14,9 +14,21 @@ from jaxtyping import Array, Float, Int
 
 from gloro_jax.margins import GloroLogits, as_epsilon, bottom_logit, pair_constants, scores
 
-LossName = Literal["emma", "gloro_cross_entropy", "trades_kl", "trades_ce", "margin", "lmt"]
+LossName = Literal[
+    "emma",
+    "logit_annealing",
+    "margin",
+    "offset_cross_entropy",
+    "crm",
+    "lmt",
+    "gloro_cross_entropy",
+    "trades_kl",
+    "trades_ce",
+]
 
 _EMMA_FLOOR = 0.01
+# Where CRM stops to press for radius, in factors of epsilon: 0.2 of 36/255 and 2.2 of 1.58.
+_CRM_REACH = 1.4
 
 
 def gloro_cross_entropy(
@@ -62,9 +74,69 @@ def emma(
     further than y_t: the fraction clip((y_t - y_i) / (epsilon K_ti), 0.01, 1) of the full lift,
     held constant. All classes that threaten the label pull at once, each at its own radius.
     """
+    return _cross_entropy(_emma_lifted(logits, labels, epsilon), labels)
+
+
+def logit_annealing(
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    offset: float = 2.0,
+    temperature: float = 0.75,
+    gamma: float = 5.0,
+) -> Float[Array, "*batch"]:
+    """Logit annealing on EMMA-lifted logits (Lai et al. 2025, BRONet).
+
+    T (1 - p)^gamma CE(u), with u the lifted scores less `offset` at the label, over T, and p the
+    softmax of u at the label. What is safely certified stops to count, so that a network short of
+    capacity spends it on other examples. With offset 0, T 1 and gamma 0 it is EMMA.
+    """
+    lifted = _emma_lifted(logits, labels, epsilon)
+    own = jax.nn.one_hot(labels, lifted.shape[-1])
+    loss = _cross_entropy((lifted - offset * own) / temperature, labels)
+    # 1 - exp(-loss) for small losses as well; its slope at 0 is finite for gamma of 0 and from 1.
+    return temperature * (-jnp.expm1(-loss)) ** gamma * loss
+
+
+def offset_cross_entropy(
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    temperature: float = 0.25,
+) -> Float[Array, "*batch"]:
+    """T times cross-entropy at temperature T, competitors lifted by the full epsilon K_ti.
+
+    The loss of Prach and Lampert 2022 (AOL) and of "1-Lipschitz Layers Compared" (2024), whose
+    offset is epsilon K_ti with K_ti = sqrt(2). With T 1 it is `margin`.
+    """
     shifted, lifts = _label_centred(logits, labels, epsilon)
-    fractions = jnp.clip(-shifted / jnp.maximum(lifts, 1e-8), _EMMA_FLOOR, 1.0)
-    return _cross_entropy(shifted + jax.lax.stop_gradient(fractions) * lifts, labels)
+    return temperature * _cross_entropy((shifted + lifts) / temperature, labels)
+
+
+def crm(
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    weight: Any,
+    sharpness: float = 5.0,
+) -> Float[Array, "*batch"]:
+    """Cross-entropy, and `weight` times a soft certified radius (Fazlyab et al. 2023, CRM-LipLT).
+
+    R_i = (y_t - y_i) / K_ti is the radius at which class i may win. Where the least of them is
+    below 1.4 epsilon, (1 / s) logsumexp(-s R_i), a smooth -min R_i, is added; it does not count
+    elsewhere. The authors take weights of 15 to 30, from epoch 10 on.
+    """
+    shifted, _ = _label_centred(logits, labels, epsilon)
+    constants = pair_constants(logits, labels)
+    is_rival = jax.nn.one_hot(labels, shifted.shape[-1]) == 0
+    is_usable = is_rival & (constants > 0)
+    radii = jnp.where(is_usable, -shifted / jnp.where(is_usable, constants, 1.0), jnp.inf)
+    soft = jax.nn.logsumexp(-sharpness * radii, axis=-1) / sharpness
+    is_near = jnp.min(radii, axis=-1) < _CRM_REACH * as_epsilon(epsilon)
+    return _cross_entropy(scores(logits), labels) + weight * jnp.where(is_near, soft, 0.0)
 
 
 def margin(
@@ -113,6 +185,12 @@ def _cross_entropy(values: Array, labels: Array, *, num_classes: int | None = No
 def _bottom_divergence(logits: GloroLogits, epsilon: Any) -> Array:
     log_sum = jax.nn.logsumexp(scores(logits), axis=-1)
     return jax.nn.softplus(bottom_logit(logits, epsilon=epsilon) - log_sum)
+
+
+def _emma_lifted(logits: GloroLogits, labels: Array, epsilon: Any) -> Array:
+    shifted, lifts = _label_centred(logits, labels, epsilon)
+    fractions = jnp.clip(-shifted / jnp.maximum(lifts, 1e-8), _EMMA_FLOOR, 1.0)
+    return shifted + jax.lax.stop_gradient(fractions) * lifts
 
 
 def _label_centred(logits: GloroLogits, labels: Array, epsilon: Any) -> tuple[Array, Array]:

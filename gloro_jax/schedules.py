@@ -37,6 +37,7 @@ NAMED: dict[str, str] = {
     "decay_after_half": "[1]-[50%:1]-exp-[0.001]",
     "cos": "[1]-cos-[0]",
     "cos_after_half": "[1]-[50%:1]-cos-[0]",
+    "one_cycle": "[0.04]-cos-[30%:1]-cos-[0]",
 }
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

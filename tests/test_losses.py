@@ -57,6 +57,77 @@ def test_gloro_cross_entropy(logits, parts):
     check(losses.gloro_cross_entropy(logits, jnp.asarray(LABELS), epsilon=EPSILON), expected)
 
 
+def emma_lifted(y, pairs):
+    """EMMA's scores by plain loops: each rival lifted towards the label."""
+    out = y.copy()
+    for row, label in zip(out, LABELS, strict=True):
+        own = row[label]
+        for i in range(4):
+            lift = EPSILON * pairs[label, i]
+            if i != label:
+                row[i] += np.clip((own - row[i]) / lift, 0.01, 1) * lift
+    return out
+
+
+@pytest.mark.parametrize(("offset", "temperature", "gamma"), [(2.0, 0.75, 5.0), (0.5, 1.0, 1.0)])
+def test_logit_annealing(logits, parts, offset, temperature, gamma):
+    y, pairs, _ = parts
+    annealed = emma_lifted(y, pairs)
+    annealed[np.arange(6), LABELS] -= offset
+    plain = cross_entropy(annealed / temperature)
+    expected = temperature * (1 - np.exp(-plain)) ** gamma * plain
+    options = {"offset": offset, "temperature": temperature, "gamma": gamma}
+    found = losses.logit_annealing(logits, jnp.asarray(LABELS), epsilon=EPSILON, **options)
+    check(found, expected)
+
+
+def test_logit_annealing_without_annealing_is_emma(logits):
+    labels, options = jnp.asarray(LABELS), {"offset": 0.0, "temperature": 1.0, "gamma": 0.0}
+    found = losses.logit_annealing(logits, labels, epsilon=EPSILON, **options)
+    check(found, losses.emma(logits, labels, epsilon=EPSILON))
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
+def test_offset_cross_entropy(logits, parts, temperature):
+    y, pairs, _ = parts
+    raised = y + EPSILON * pairs[LABELS]
+    expected = temperature * cross_entropy(raised / temperature)
+    labels, options = jnp.asarray(LABELS), {"epsilon": EPSILON, "temperature": temperature}
+    check(losses.offset_cross_entropy(logits, labels, **options), expected)
+    if temperature == 1:
+        check(losses.margin(logits, labels, epsilon=EPSILON), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 15.0])
+def test_crm_adds_a_soft_radius_where_it_is_short(logits, parts, weight):
+    (y, pairs, _), epsilon = parts, 0.05
+    expected, near = cross_entropy(y), 0
+    for n, label in enumerate(LABELS):
+        rivals = [i for i in range(4) if i != label]
+        radii = np.array([(y[n, label] - y[n, i]) / pairs[label, i] for i in rivals])
+        if radii.min() < 1.4 * epsilon:
+            expected[n] += weight * np.log(np.exp(-5 * radii).sum()) / 5
+            near += 1
+    assert 0 < near < len(LABELS)
+    labels = jnp.asarray(LABELS)
+    check(losses.crm(logits, labels, epsilon=epsilon, weight=weight), expected)
+
+
+@pytest.mark.parametrize("loss", [losses.logit_annealing, losses.offset_cross_entropy, losses.crm])
+def test_gradients_are_finite_where_scores_tie_lead_by_far_and_heads_agree(loss, kernel):
+    options = {"weight": 1.0} if loss is losses.crm else {}
+    for values in (jnp.zeros((1, 4)), 1e4 * jnp.eye(4)[:1], -1e4 * jnp.eye(4)[:1]):
+        for head in (kernel, jnp.zeros_like(kernel)):
+
+            def total(v, head=head):
+                logits = gj.GloroLogits(v, gj.Estimate(jnp.float32(K)), head_distances(head))
+                return loss(logits, jnp.zeros(1, int), epsilon=EPSILON, **options).sum()
+
+            value, gradient = jax.value_and_grad(total)(values)
+            assert jnp.isfinite(value)
+            assert jnp.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.7, 2.5])
 def test_trades_kl_is_the_divergence_it_names(logits, parts, weight):
     y, _, bottom = parts

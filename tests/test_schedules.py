@@ -47,6 +47,12 @@ ENDS = {  # value at the start, at half time, at three quarters, at the end
     "decay_after_half": (1, 1, 1e-3**0.5, 1e-3),
     "cos": (1, 0.5, (1 + np.cos(0.75 * np.pi)) / 2, 0),
     "cos_after_half": (1, 1, 0.5, 0),
+    "one_cycle": (
+        0.04,
+        (1 + np.cos(np.pi * 2 / 7)) / 2,
+        (1 + np.cos(np.pi * 4.5 / 7)) / 2,
+        0,
+    ),
 }
 
 

@@ -33,6 +33,8 @@ OPS = {
     "conv": "_linear", "dense": "_linear", "scale": "_linear", "sum": "_sum", "minmax": "_minmax",
     "normalize": "_normalize", "average_pool": "_pool", "max_pool": "_pool", "relu": "_exact",
     "abs": "_exact", "flatten": "_exact", "space_to_depth": "_exact", "mean_over_views": "_views",
+    "translate": "_translate", "channel_shift": "_shift", "beta_abs": "_exact", "first": "_exact",
+    "l2_pool": "_l2_pool",
 }  # fmt: skip
 LINEAR, WINDOWED = ("conv", "dense", "scale"), ("conv", "average_pool", "max_pool")
 GEOMETRY = ("image_size", "strides", "pads", "groups")
@@ -296,6 +298,7 @@ class Network:
         require(is_unique, "one layer name stands for two layers")
         used = {self.head["kernel"], self.head["bias"]}
         used.update(step[part] for step in self.linear for part in ("kernel", "bias") if step[part])
+        used.update(step["offset"] for step in every(self.steps) if step["op"] == "translate")
         require(used <= arrays.keys(), f"weights are missing: {sorted(used - arrays.keys())}")
         for name in sorted(used):
             require(arrays[name].dtype == "<f4", f"weight {name} is not float32")
@@ -420,7 +423,36 @@ class Network:
             split = values.reshape(n, height // b, b, width // b, b, channels)
             moved = split.transpose(0, 1, 3, 2, 4, 5)
             return moved.reshape(n, height // b, width // b, b * b * channels), errors
+        if step["op"] in ("beta_abs", "first"):
+            count = whole(step["count"], 0)
+            require(count <= values.shape[-1], f"{step['op']} takes {count} of fewer features")
+            kept = values[..., count:] if step["op"] == "beta_abs" else values[..., :0]
+            first = values[..., :count] if step["op"] == "first" else np.abs(values[..., :count])
+            return np.concatenate([first, kept], axis=-1), errors
         return np.abs(values) if step["op"] == "abs" else np.maximum(values, 0.0), errors
+
+    def _shift(self, step, values, errors):
+        count, move = whole(step["count"], 0), "roll" if step["is_circular"] else "shift"
+        require(4 * count <= values.shape[-1], "more channels are shifted than there are")
+        moves = [(-1, 0), (1, 0), (0, -1), (0, 1)]
+        parts = [
+            seen(values[..., i * count : (i + 1) * count], [[move, *by]])
+            for i, by in enumerate(moves)
+        ]
+        return np.concatenate([*parts, values[..., 4 * count :]], axis=-1), errors
+
+    def _translate(self, step, values, errors):
+        offset = self.weights[step["offset"]]
+        fits = all(a in (1, b) for a, b in zip(offset.shape, values.shape[1:], strict=True))
+        require(fits, f"the offset of {step['layer']} does not fit")
+        moved = values + offset
+        return moved, errors + gamma(2) * lengths(moved)
+
+    def _l2_pool(self, step, values, errors):
+        require(values.ndim == 4, "l2_pool is for images")
+        top = np.abs(values).max(axis=(1, 2), keepdims=True, initial=TINY)
+        pooled = top[:, 0, 0] * np.sqrt(np.square(values / top).sum(axis=(1, 2)))
+        return pooled, errors + gamma(values[0].size + 16) * lengths(values)
 
     def _minmax(self, step, values, errors):
         is_halved = {"halves": True, "adjacent": False}[step["pairing"]]

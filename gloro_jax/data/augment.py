@@ -6,7 +6,7 @@ devices see the same images, and no generator state needs to be saved.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 from gloro_jax.data.batches import as_float
 from gloro_jax.plain import settle
 
+Padding = Literal["zeros", "reflect"]
+
 _GREY = (0.299, 0.587, 0.114)
 _NUM_GEOMETRIC = 6  # rotate, shear and translate along each axis, zoom: composed, then one warp
 
@@ -26,7 +28,8 @@ class Augmentation:
     """What happens to training images; nothing by default.
 
     Attributes:
-        crop: pad by this many zeros on each side and cut a window of the old size at random.
+        crop: pad by this many pixels on each side and cut a window of the old size at random.
+        padding: those pixels: zeros, or reflect, the image mirrored at its border.
         is_flipping: mirror left and right with probability one half.
         operations: RandAugment-style rounds per image, each a colour or geometric change drawn
             at random (Cubuk et al. 2020).
@@ -36,6 +39,7 @@ class Augmentation:
     """
 
     crop: int = 0
+    padding: Padding = "zeros"
     is_flipping: bool = False
     operations: int = 0
     magnitude: float = 0.3
@@ -83,15 +87,22 @@ def augmented(
 
 def _changes(config: Augmentation) -> list[tuple[bool, Callable[[Any, Any], Any]]]:
     return [
-        (config.crop > 0, lambda image, key: _crop(image, key, config.crop)),
+        (config.crop > 0, lambda image, key: _crop(image, key, config)),
         (config.is_flipping, _flip),
         (config.operations > 0, lambda image, key: _rand_augment(as_float(image), key, config)),
     ]
 
 
-def _crop(image: Any, key: Any, pad: int) -> Any:
+def _crop(image: Any, key: Any, config: Augmentation) -> Any:
+    pad, side = config.crop, min(image.shape[:2])
+    if config.padding == "reflect" and pad >= side:
+        raise ValueError(
+            f"An image of {image.shape[0]} x {image.shape[1]} pixels cannot be mirrored {pad} "
+            "pixels beyond its border: take a smaller crop, or padding zeros."
+        )
     corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    mode = "constant" if config.padding == "zeros" else "reflect"
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
     return jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
 
 

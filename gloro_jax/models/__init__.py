@@ -8,14 +8,15 @@ from gloro_jax.models.gloro_cnn import gloro_2c2f as gloro_2c2f
 from gloro_jax.models.gloro_cnn import gloro_4c3f as gloro_4c3f
 from gloro_jax.models.gloro_cnn import gloro_6c2f as gloro_6c2f
 from gloro_jax.models.gloro_cnn import gloro_8c2f as gloro_8c2f
+from gloro_jax.models.lipnext import LipNext as LipNext
 from gloro_jax.models.liresnet import ChordLiResNet as ChordLiResNet
 from gloro_jax.models.liresnet import LiResNet as LiResNet
 from gloro_jax.models.nearest_set import nearest_set_logits as nearest_set_logits
 from gloro_jax.plain import from_plain
 
 # The closed union of model configs; a new family joins it with `|`.
-ModelConfig = GloroCNN | LiResNet | ChordLiResNet
-_FAMILIES = {family.__name__: family for family in (GloroCNN, LiResNet, ChordLiResNet)}
+ModelConfig = GloroCNN | LiResNet | ChordLiResNet | LipNext
+_FAMILIES = {family.__name__: family for family in (GloroCNN, LiResNet, ChordLiResNet, LipNext)}
 
 
 def is_known(model: Any) -> bool:

@@ -16,7 +16,9 @@ _PLACES = ("source", "directory")
 _LATER = {
     "momentum": 0.9,
     "weight_decay": 0.0,
+    "average": 0.0,
     "augmentation.area": 1.0,
+    "augmentation.padding": "zeros",
     "image_size": None,
     "views": [],
     "is_trained_on_views": False,
@@ -214,7 +216,8 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
         training["augmentation"] = {
             k: v for k, v in changes.items() if not _is_as_before(f"augmentation.{k}", v)
         }
-    return {**same, "training": training, "data": kept, "network": network}
+    own = {k: config[k] for k in ("own_optimizer",) if config.get(k)}
+    return {**same, "training": training, "data": kept, "network": network, **own}
 
 
 def _is_as_before(name: str, value: Any) -> bool:

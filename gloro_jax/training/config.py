@@ -26,8 +26,9 @@ class TrainConfig:
         epsilon: the l2 radius to certify at, in units of images in [0, 1]; the command line
             takes 36/255, too.
         epochs: passes over the training split.
-        loss: emma, gloro_cross_entropy, trades_kl, trades_ce, margin or lmt.
-        trades_weight: weight of the robust term of the TRADES losses.
+        loss: emma, logit_annealing, margin, offset_cross_entropy, crm, lmt, gloro_cross_entropy,
+            trades_kl or trades_ce.
+        trades_weight: weight of the robust term of the TRADES losses and of CRM.
         trades_schedule: how that weight moves.
         epsilon_schedule: how the training radius moves, in factors of epsilon; above 1 leaves
             margins to spare. Its grammar: docs/training.md.
@@ -40,6 +41,8 @@ class TrainConfig:
             biases, gains and other vectors do not.
         lookahead: every so many steps, step back halfway to where the last such step ended
             (Zhang et al. 2019); 0 for never. Validated and kept are the fast weights.
+        average: weights are averaged over steps with this decay (EMA), 0.999 say; 0 for none.
+            Validated and kept is the average.
         learning_rate: its peak.
         learning_rate_schedule: how the learning rate moves.
         warmup_epochs: epochs over which the learning rate also rises linearly from 0.
@@ -63,6 +66,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     lookahead: int = 0
+    average: float = 0.0
     learning_rate: float = 2e-3
     learning_rate_schedule: str = "cos"
     warmup_epochs: int = 0
@@ -90,8 +94,9 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is at least 0 and below 1, got {self.momentum}.")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 0 and below 1, got {getattr(self, name)}.")
         if not (math.isfinite(self.weight_decay) and 0 <= self.weight_decay < _HUGE):
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
         if self.weight_decay and self.optimizer not in ("adamw", "sgd"):

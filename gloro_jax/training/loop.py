@@ -1,62 +1,28 @@
-"""fit: checks, the run folder, training, and freezing what was learnt."""
+"""fit, and the same epoch by epoch."""
 
 import contextlib
-import dataclasses
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Generator, Mapping
 from typing import Any
 
-import jax
-from rich.console import Console
-from rich.markup import escape
+import optax
 
 from gloro_jax import runs
 from gloro_jax.data import Dataset
-from gloro_jax.evaluation import Report, verified_robust_accuracy
-from gloro_jax.evaluation.tightness import layer_norms
-from gloro_jax.freezing import check_freezable, freeze
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.freezing import check_freezable
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
-from gloro_jax.paths import local, locked
-from gloro_jax.plain import brief
+from gloro_jax.paths import local
 from gloro_jax.platforms import in_32_bits, one_blas_thread
 from gloro_jax.training import processes
 from gloro_jax.training.beginning import check, facts, plain_config, say_if_small
-from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.training.interrupt import Interrupted, listening
-from gloro_jax.training.metrics import MetricsLog
 from gloro_jax.training.parallel import Backend
 from gloro_jax.training.session import Session
+from gloro_jax.training.sitting import TrainResult, begin, finish, train
 from gloro_jax.training.trainer import Trainer
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TrainResult:
-    """What training leaves.
-
-    Attributes:
-        run: the run folder.
-        frozen: the best epoch's network by estimated VRA on validation, with guaranteed bounds.
-        best_epoch: which epoch that was, from 1.
-        validation: its certified report on the validation split.
-        history: one row per epoch, as in metrics.jsonl.
-        seconds: wall time of training, all sittings together, compilation included.
-    """
-
-    run: Path
-    frozen: FrozenNet
-    best_epoch: int
-    validation: Report
-    history: list[dict[str, Any]]
-    seconds: float
-
-    __repr__ = brief
-
-
-@in_32_bits
 def fit(
     net: GloroNet | ModelConfig,
     data: Dataset,
@@ -66,6 +32,7 @@ def fit(
     session: Session | None = None,
     backend: Backend = "pmap",
     initial: Mapping[str, Any] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> TrainResult:
     """Trains, picks the best epoch on validation, freezes and saves.
 
@@ -79,6 +46,8 @@ def fit(
         backend: how steps run on several devices.
         initial: "params", and "centering" where the network has it, to start from, as
             `gj.runs.load_variables` returns them; fresh ones from the seed unless given.
+        optimizer: one of optax's or of one's own, in place of the config's optimiser, clipping,
+            learning rate and Lookahead. Parameters named "orthogonal" keep theirs.
 
     Returns:
         The result; `run` holds the same on disk.
@@ -93,152 +62,100 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, when everything was saved.
         OSError: if a checkpoint cannot be written; earlier ones stay as they are.
     """
-    session = session or Session()
+    options: Any = {"backend": backend, "initial": initial, "optimizer": optimizer}
+    training = epochs(net, data, config, run=run, session=session, **options)
+    for _ in training:
+        pass
+    assert training.result
+    return training.result
+
+
+def epochs(
+    net: GloroNet | ModelConfig,
+    data: Dataset,
+    config: TrainConfig,
+    *,
+    run: str | os.PathLike[str],
+    session: Session | None = None,
+    backend: Backend = "pmap",
+    initial: Mapping[str, Any] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> "Epochs":
+    """As `fit`, epoch by epoch: for those who log elsewhere or stop by a rule of their own.
+
+        for row in gj.training.epochs(net, data, config, run="runs/m"):
+            tracker.log(row["validation"], step=row["epoch"])
+
+    A row is a line of metrics.jsonl. When there is none left, the network is frozen and saved, and
+    `result` is what `fit` returns. Leaving the loop early, or `close()`, saves a checkpoint; the
+    same call with `Session(is_resuming=True)` goes on from it. Arguments and errors are `fit`'s.
+    """
+    return Epochs(_run(net, data, config, run, session or Session(), backend, initial, optimizer))
+
+
+class Epochs:
+    """An iterator over the rows of a training.
+
+    Attributes:
+        result: what `fit` returns, once the last epoch has been asked for; None before.
+    """
+
+    def __init__(self, steps: Generator[dict[str, Any], None, TrainResult]) -> None:
+        self._steps = steps
+        self.result: TrainResult | None = None
+
+    def __iter__(self) -> "Epochs":
+        return self
+
+    @in_32_bits
+    def __next__(self) -> dict[str, Any]:
+        # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
+        with one_blas_thread():
+            try:
+                return next(self._steps)
+            except StopIteration as stop:
+                self.result = stop.value or self.result
+                raise StopIteration from None
+
+    @in_32_bits
+    def close(self) -> None:
+        """Ends here: a checkpoint is saved."""
+        self._steps.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _run(
+    net: GloroNet | ModelConfig,
+    data: Dataset,
+    config: TrainConfig,
+    run: str | os.PathLike[str],
+    session: Session,
+    backend: Backend,
+    initial: Mapping[str, Any] | None,
+    optimizer: optax.GradientTransformation | None,
+) -> Generator[dict[str, Any], None, TrainResult]:
     if isinstance(net, ModelConfig):
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
     check(built, data, config)
     plain = plain_config(net, data, config)
+    if optimizer is not None:
+        plain["own_optimizer"] = True
     processes.check_agreement(facts(plain, session))
     if not session.is_resuming:  # before the weights are made, which may take a minute
         processes.at_first(lambda: runs.check_new(run))
-    # From the first number to the last: with two threads, BLAS rounds otherwise than with one.
-    with one_blas_thread():
-        trainer = Trainer(built, data, config, backend=backend, initial=initial)
-        if built is net:  # of one's own: what cannot be frozen in the end need not be trained
-            check_freezable(built, trainer.learnt, input_shape=data.input_shape)
-        if initial is not None:
-            plain["initial"] = runs.variables_digest(trainer.learnt)
-        folder = local(run)
-        with contextlib.ExitStack() as stack:
-            processes.at_first(lambda: _begin(folder, plain, session, stack))
-            if processes.is_first():
-                say_if_small(data.validation)
-            _train(trainer, folder, session, built, data)
-            return _finish(trainer, folder, built, data, config)
-
-
-def _begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
-    folder = _open_folder(run, plain, session)
-    busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
-    stack.enter_context(locked(folder, busy=busy))
-
-
-def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
-    if session.is_resuming and (run / "config.json").is_file():
-        # The weights a run started from matter no more once it has a checkpoint.
-        stored = runs.read_config(run).get("initial")
-        return runs.reopen(run, {"initial": stored, **plain})
-    folder = run if session.is_resuming and runs.is_unborn(run) else runs.create(run)
-    runs.write_config(folder, plain)
-    return folder
-
-
-def _train(trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    checkpoints = log = None
-    if processes.is_first():
-        checkpoints = Checkpoints(folder, identity=runs.identity(folder))
-    try:
-        if session.is_resuming:
-            processes.at_first(lambda: _resume(trainer, checkpoints, folder, session, console))
-            trainer.follow_first()
-        if checkpoints:
-            rows, is_drawing = trainer.position.history, session.is_writing_tensorboard
-            log = MetricsLog(folder, rows, is_writing_tensorboard=is_drawing)
-        with listening() as stop:
-            trainer.run(folder, checkpoints, log, session, stop)
-        if log:
-            log.close()
-    except (Exception, Interrupted) as error:  # a diverged loss included: what was learnt is kept
-        try:
-            if trainer.best is not None and checkpoints:
-                _freeze(net, folder, "best", trainer.best, data.input_shape)
-        except Exception as second:
-            error.add_note(f"The best weights so far could not be frozen either: {second}")
-        raise
-    finally:
-        if checkpoints:
-            checkpoints.close()
-
-
-def _resume(
-    trainer: Trainer,
-    checkpoints: Checkpoints | None,
-    folder: Path,
-    session: Session,
-    console: Console,
-) -> None:
-    assert checkpoints  # the first process has them
-    snapshot = checkpoints.restore(session.resume_step)
-    if snapshot is None:
-        if (folder / "summary.json").exists() or any(folder.glob("weights/*.safetensors")):
-            raise ValueError(
-                f"{folder} holds trained weights and no checkpoint to go on from: its checkpoints "
-                "were removed. Nothing was touched; to train again, choose another --run."
-            )
-        if runs.read_config(folder).get("initial") and not trainer.is_from_initial:
-            raise ValueError(
-                f"{folder} started from the weights of another run and has no checkpoint yet: "
-                "start again in a new folder, with the same --init-from."
-            )
-        console.print("no finished checkpoint yet: starting from the beginning")
-        return
-    trainer.restore(snapshot)
-    earlier, now = trainer.position.place, processes.place()
-    if earlier and earlier != now:
-        console.print(
-            f"saved on {_in_words(earlier)}; now on {_in_words(now)}. Sums are rounded otherwise "
-            "there: the run goes on, and does not end with the very bits that it would have."
-        )
-    later = [step for step in checkpoints.steps() if step > snapshot.step]
-    if later:
-        aside = runs.set_aside(folder, later)
-        checkpoints.reload()
-        console.print(f"what came after step {snapshot.step} now lies in {escape(str(aside))}")
-    console.print(f"resumed at step {snapshot.step}")
-
-
-def _in_words(where: dict[str, Any]) -> str:
-    several = f" in {n} processes" if (n := where.get("processes", 1)) > 1 else ""
-    return f"{where['devices']} x {where['kind']}{several} with JAX {where['jax']}"
-
-
-def _finish(
-    trainer: Trainer, folder: Path, net: GloroNet, data: Dataset, config: TrainConfig
-) -> TrainResult:
-    frozen = _freeze(net, folder, "best", trainer.best, data.input_shape)
-    last = _freeze(net, folder, "last", trainer.learnt, data.input_shape)
-    held_out = [(data.validation.images, data.validation.labels)]
-    report = verified_robust_accuracy(frozen, held_out, epsilon=config.epsilon)
-    position = trainer.position
-    norms = layer_norms(last, trainer.state.spectral, steps=config.power_steps)
-    summary = {
-        "best_epoch": position.best_epoch,
-        "seconds": round(position.seconds, 1),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "processes": jax.process_count(),
-        "jax": jax.__version__,
-        "validation": {"clean": report.clean_accuracy, "vra": report.vra},
-        "norms": norms,
-    }
-    if processes.is_first():
-        runs.write_summary(folder, summary)
-    return TrainResult(
-        folder, frozen, position.best_epoch, report, position.history, position.seconds
-    )
-
-
-def _freeze(
-    net: GloroNet,
-    folder: Path,
-    checkpoint: runs.Checkpoint,
-    learnt: Any,
-    input_shape: tuple[int, ...],
-) -> FrozenNet:
-    """The network with true bounds: at every process, written by the first."""
-    frozen = freeze(net, learnt, input_shape=input_shape)
-    if processes.is_first():
-        runs.save_variables(folder, checkpoint, learnt)
-        runs.save_frozen(folder, checkpoint, frozen)
-    return frozen
+    options: Any = {"backend": backend, "initial": initial, "own_optimizer": optimizer}
+    trainer = Trainer(built, data, config, **options)
+    if built is net:  # of one's own: what cannot be frozen in the end need not be trained
+        check_freezable(built, trainer.learnt, input_shape=data.input_shape)
+    if initial is not None:
+        plain["initial"] = runs.variables_digest(trainer.learnt)
+    folder = local(run)
+    with contextlib.ExitStack() as stack:
+        processes.at_first(lambda: begin(folder, plain, session, stack))
+        if processes.is_first():
+            say_if_small(data.validation)
+        yield from train(trainer, folder, session, built, data)
+        return finish(trainer, folder, built, data, config)

@@ -127,3 +127,13 @@ def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from _flat(value, f"{prefix}{name}/")
         else:
             yield prefix + name, float(value)
+
+
+def best_epoch(history: list[dict[str, Any]]) -> int:
+    """The best row's epoch; of equals, the one that certifies more at 2 epsilon, then the last.
+
+    A small validation split has many equals, and the first of them has learnt the least.
+    """
+    names = ("vra_estimate", "clean", "vra_estimate_2x")
+    keys = [tuple(row["validation"].get(n, 0.0) for n in names) for row in history]
+    return max(range(len(keys)), key=lambda i: (keys[i], i)) + 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gloro_jax.schedules import Schedule, parse_schedule
+from gloro_jax.training import manifold
 from gloro_jax.training.config import TrainConfig
 
 _SLOW_STEP = 0.5
@@ -25,21 +26,83 @@ def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> Schedule:
 
 
 def make_optimizer(
-    config: TrainConfig, *, steps_per_epoch: int
+    config: TrainConfig,
+    *,
+    steps_per_epoch: int,
+    own: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Clipping, then the optimiser of the config, perhaps inside Lookahead."""
+    """Clipping, then the optimiser of the config, perhaps inside Lookahead, and an average.
+
+    Parameters named "orthogonal" turn on their manifold instead (`gloro_jax.training.manifold`).
+
+    Args:
+        config: how to train.
+        steps_per_epoch: for schedules in epochs.
+        own: in place of clipping, optimiser and Lookahead.
+    """
     rate = learning_rate(config, steps_per_epoch=steps_per_epoch)
+    turning = manifold.turning_adam(rate, retract_every=steps_per_epoch)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if own is not None:
+        plain = others = optax.with_extra_args_support(own)
+    else:
+        inner = _inner(config, rate)
+        plain, others = optax.chain(clip, inner), inner
+        if config.lookahead:  # its mean of matrices would leave the manifold
+            plain, others = (_lookahead(o, period=config.lookahead) for o in (plain, others))
+    both = optax.multi_transform({"plain": others, manifold.NAME: turning}, manifold.labels)
+    routed = _routed(plain, optax.chain(clip, both) if own is None else both)
+    return _averaged(routed, decay=config.average) if config.average else routed
+
+
+def _inner(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
     decay: Any = {"weight_decay": config.weight_decay, "mask": _decaying}
     if config.optimizer == "sgd":
         decayed = [optax.add_decayed_weights(**decay)] if config.weight_decay else []
-        moved = optax.sgd(rate, momentum=config.momentum, nesterov=True)
-        inner = optax.chain(*decayed, moved)
-    elif config.optimizer == "adamw":
-        inner = optax.adamw(rate, **decay)
-    else:
-        inner = {"nadam": optax.nadam, "adam": optax.adam}[config.optimizer](rate)
-    fast = optax.chain(optax.clip_by_global_norm(config.clip_norm), inner)
-    return _lookahead(fast, period=config.lookahead) if config.lookahead else fast
+        return optax.chain(*decayed, optax.sgd(rate, momentum=config.momentum, nesterov=True))
+    if config.optimizer == "adamw":
+        return optax.adamw(rate, **decay)
+    return {"nadam": optax.nadam, "adam": optax.adam}[config.optimizer](rate)
+
+
+def _routed(plain: Any, with_manifold: Any) -> optax.GradientTransformationExtraArgs:
+    """One transformation for networks without orthogonal parameters, another for those with."""
+
+    def chosen(tree: Any) -> Any:
+        return with_manifold if manifold.has_orthogonal(tree) else plain
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: chosen(params).init(params),
+        lambda updates, state, params=None, **_: chosen(updates).update(updates, state, params),
+    )
+
+
+class Averaged(NamedTuple):
+    """The optimiser's state, and the running mean of the weights."""
+
+    mean: Any
+    count: Any
+    inner: Any
+
+
+def _averaged(inner: Any, *, decay: float) -> optax.GradientTransformationExtraArgs:
+    """An exponential moving average of the weights, beside an optimiser that does not see it.
+
+    Its decay rises from 0.1 with the steps, so that the initial weights are soon forgotten.
+    """
+
+    def init(params: Any) -> Averaged:
+        return Averaged(params, jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del extra
+        moved, new = inner.update(updates, state.inner, params)
+        weights, count = optax.apply_updates(params, moved), state.count + 1
+        keep = jnp.minimum(decay, (1 + count) / (10 + count))
+        mean = jax.tree.map(lambda m, w: keep * m + (1 - keep) * w, state.mean, weights)
+        return moved, Averaged(mean, count, new)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _decaying(params: Any) -> Any:

@@ -14,9 +14,13 @@ from gloro_jax.layers import PowerIteration
 from gloro_jax.lipschitz.rounding import nearest_float32
 from gloro_jax.platforms import random_key
 from gloro_jax.pytrees import pytree_dataclass
+from gloro_jax.training import manifold
+from gloro_jax.training.optimizers import Averaged
 
 # Rounds of power iteration on weights that were trained elsewhere, from random vectors.
 _FIRST_ROUNDS = 100
+# A training can put back what is nearer than this, and is given something else where it is not.
+_FAR_FROM_ORTHOGONAL = 0.1
 
 
 @pytree_dataclass()
@@ -39,8 +43,15 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The network's collections."""
+        """The network's collections, as they are trained."""
         return {"params": self.params, "spectral": self.spectral, "centering": self.centering}
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """As they are validated and kept: with the mean of the weights where there is one."""
+        if not isinstance(self.opt_state, Averaged):
+            return self.variables
+        return {**self.variables, "params": manifold.put_back(self.opt_state.mean)}
 
 
 def initial_state(
@@ -133,4 +144,12 @@ def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any
                 f"The initial {name} is of type {array.dtype}, or holds NaN, infinite or too large "
                 "entries: training starts from finite floating-point numbers."
             )
+    far = {name: float(d) for name, d in manifold.distances(given["params"]).items()}
+    if strayed := {name: d for name, d in far.items() if not d < _FAR_FROM_ORTHOGONAL}:
+        raise ValueError(
+            "Initial matrices are to be orthogonal and are not: the Frobenius norm of X^T X - I is "
+            + ", ".join(f"{d:.3g} for {name}" for name, d in strayed.items())
+            + f", above {_FAR_FROM_ORTHOGONAL}. Give orthogonal ones, those of a training for "
+            "example, or orthonormalise them (gloro_jax.orthogonal.orthogonalized)."
+        )
     return jax.tree.map(lambda leaf: jnp.asarray(nearest_float32(leaf)), given)

@@ -34,11 +34,12 @@ _AUGMENTATION_STREAM = 1
 def make_loss(config: TrainConfig) -> Loss:
     """(logits, labels, epsilon=, weight=) to one number per example, from the config's choice.
 
-    Only the TRADES losses look at `weight`.
+    Only the TRADES losses and CRM look at `weight`.
     """
     weighted: dict[losses.LossName, Loss] = {
         "trades_kl": losses.trades_kl,
         "trades_ce": losses.trades_ce,
+        "crm": losses.crm,
     }
     if config.loss in weighted:
         return weighted[config.loss]
@@ -47,6 +48,8 @@ def make_loss(config: TrainConfig) -> Loss:
         "gloro_cross_entropy": losses.gloro_cross_entropy,
         "margin": losses.margin,
         "lmt": losses.lmt,
+        "logit_annealing": losses.logit_annealing,
+        "offset_cross_entropy": losses.offset_cross_entropy,
     }
     if config.loss not in plain:
         choices = sorted([*plain, *weighted])
@@ -123,7 +126,7 @@ def make_eval_step(
     loss_of, norms = make_loss(config), PowerIteration(steps=_VALIDATION_STEPS)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        logits: Any = net.apply(state.variables, as_float(batch.images), norms=norms)
+        logits: Any = net.apply(state.judged, as_float(batch.images), norms=norms)
         per_example = loss_of(
             logits, batch.labels, epsilon=config.epsilon, weight=config.trades_weight
         )

@@ -5,23 +5,24 @@ import json
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
 from gloro_jax.data import Dataset, evaluation_batches, training_batches
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import named_leaves
 from gloro_jax.schedules import parse_schedule
-from gloro_jax.training import processes
+from gloro_jax.training import manifold, processes
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, StopRequest
-from gloro_jax.training.metrics import MetricsLog, Stopwatch, Totals
+from gloro_jax.training.metrics import MetricsLog, Stopwatch, Totals, best_epoch
 from gloro_jax.training.optimizers import learning_rate, make_optimizer
 from gloro_jax.training.parallel import Backend, data_parallel, share
 from gloro_jax.training.profiler import Profiler
@@ -74,10 +75,11 @@ class Trainer:
         *,
         backend: Backend,
         initial: Mapping[str, Any] | None = None,
+        own_optimizer: optax.GradientTransformation | None = None,
     ) -> None:
         self._data, self._config = data, config
         self._steps_per_epoch = len(data.train) // config.batch_size
-        optimizer = make_optimizer(config, steps_per_epoch=self._steps_per_epoch)
+        optimizer = make_optimizer(config, steps_per_epoch=self._steps_per_epoch, own=own_optimizer)
         step = make_train_step(net, config, optimizer, steps_per_epoch=self._steps_per_epoch)
         self._requests = Requests()
         self._train = data_parallel(self._requests.heard_by_all(step), backend=backend)
@@ -103,7 +105,7 @@ class Trainer:
     @property
     def learnt(self) -> dict[str, Any]:
         """A copy of what `freeze` needs: weights, and running means where there are any."""
-        kept = {name: self.state.variables[name] for name in ("params", "centering")}
+        kept = {name: self.state.judged[name] for name in ("params", "centering")}
         return jax.tree.map(np.array, kept)
 
     def snapshot(self) -> Snapshot:
@@ -154,15 +156,17 @@ class Trainer:
         if self.position.best_epoch:
             self.best = processes.from_first(self.best or self.learnt)
 
-    def run(
+    def epochs(
         self,
         folder: Path,
         checkpoints: Checkpoints | None,
         log: MetricsLog | None,
         session: Session,
         stop: StopRequest,
-    ) -> None:
-        """Trains to the end; without checkpoints and log where another process has them.
+    ) -> Iterator[dict[str, Any]]:
+        """Trains to the end, and gives each epoch's row; whoever stops asking leaves a checkpoint.
+
+        Without checkpoints and log where another process has them.
 
         Raises:
             Interrupted: after saving, if `stop` asks for it.
@@ -185,6 +189,14 @@ class Trainer:
                 progress.epoch(row, epochs=self._config.epochs)
                 # One checkpoint per step: after an epoch's last, the one that knows its result.
                 self._save_if_due(checkpoints, session, stop, watch)
+                try:
+                    yield row
+                except GeneratorExit:
+                    self._save(checkpoints)
+                    raise
+        self._save(checkpoints)
+
+    def _save(self, checkpoints: Checkpoints | None) -> None:
         if checkpoints:
             checkpoints.save(self.snapshot())
             checkpoints.finish()
@@ -243,9 +255,11 @@ class Trainer:
             "epsilon": self._config.epsilon * float(radius(epoch)),
             "timing": {**seconds, "images_per_second": round(examples / max(busy, 1e-9), 1)},
         }
+        if far := manifold.distances(self.state.params):
+            row["distance_from_orthogonal"] = max(map(float, far.values()))
         position.history.append(row)
         position.batches, position.sums = 0, {}
-        if epoch == _best_epoch(position.history):
+        if epoch == best_epoch(position.history):
             position.best_epoch = epoch
             self.best = self.learnt
         return row
@@ -283,13 +297,3 @@ def _check_finite(arrays: dict[str, np.ndarray], step: int) -> None:
                 f"{name} is not finite at step {step}. Lower learning_rate or clip_norm; earlier "
                 "checkpoints and metrics are in the run folder."
             )
-
-
-def _best_epoch(history: list[dict[str, Any]]) -> int:
-    """The best row's epoch; of equals, the one that certifies more at 2 epsilon, then the last.
-
-    A small validation split has many equals, and the first of them has learnt the least.
-    """
-    names = ("vra_estimate", "clean", "vra_estimate_2x")
-    keys = [tuple(row["validation"].get(n, 0.0) for n in names) for row in history]
-    return max(range(len(keys)), key=lambda i: (keys[i], i)) + 1

@@ -68,6 +68,20 @@ BODIES = {
         ],
         (5, 6, 2),
     ),
+    "shifts, lengths": (
+        [
+            layers.SpaceToDepth(2),
+            layers.Position(),
+            layers.ChannelMix(),
+            layers.ChannelShift(1 / 8),
+            layers.ChannelShift(1 / 4, is_circular=False),
+            layers.ChannelMix(use_bias=True),
+            layers.BetaAbs(0.5),
+            layers.L2Pool(),
+            layers.FirstFeatures(5),
+        ],
+        (6, 8, 2),
+    ),
 }
 
 

@@ -41,6 +41,18 @@ def test_a_crop_is_one_of_the_windows_of_the_padded_image_and_all_occur():
     assert len(seen) == 25
 
 
+def test_a_crop_may_reflect_the_image_at_its_border():
+    x = np.repeat(images(1), 100, axis=0)
+    padded = np.pad(x[0], ((2, 2), (2, 2), (0, 0)), mode="reflect") / 255.0
+    windows = [padded[r : r + 8, c : c + 8] for r in range(5) for c in range(5)]
+    found = run(x, Augmentation(crop=2, padding="reflect"))
+    counts = [sum(np.allclose(image, window) for image in found) for window in windows]
+    assert sum(counts) == 100
+    assert sum(count > 0 for count in counts) > 20
+    with pytest.raises(ValueError, match="8 x 8 pixels cannot be mirrored 8"):
+        run(x, Augmentation(crop=8, padding="reflect"))
+
+
 def test_a_flip_is_the_image_or_its_mirror_and_both_occur():
     x = images(100)
     flipped = run(x, Augmentation(is_flipping=True))
@@ -115,3 +127,8 @@ def test_bad_settings_are_refused():
     for changes in ({"crop": -1}, {"operations": -1}, {"magnitude": 1.5}):
         with pytest.raises(ValueError, match="got"):
             Augmentation(**changes)
+
+
+def test_an_unknown_padding_is_refused(untyped):
+    with pytest.raises(ValueError, match=r"zeros.*reflect.*edge"):
+        Augmentation(padding="edge")

@@ -20,7 +20,8 @@ from gloro_jax.models import GloroCNN
 from gloro_jax.paths import locked
 from gloro_jax.training import Interrupted, Session
 from gloro_jax.training.checkpoint import Checkpoints
-from gloro_jax.training.trainer import Trainer, _best_epoch
+from gloro_jax.training.metrics import best_epoch
+from gloro_jax.training.trainer import Trainer
 from tests.conftest import CACHE
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
@@ -203,9 +204,9 @@ def test_of_equal_epochs_the_one_that_certifies_further_is_best_and_then_the_las
         names = ("vra_estimate", "clean", "vra_estimate_2x")
         return {"validation": dict(zip(names, numbers, strict=True))}
 
-    assert _best_epoch([row(0.5, 0.9, 0.1), row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.2)]) == 2
-    assert _best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.4), row(0.4, 1.0, 0.9)]) == 2
-    assert _best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.8, 0.9)]) == 1
+    assert best_epoch([row(0.5, 0.9, 0.1), row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.2)]) == 2
+    assert best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.9, 0.4), row(0.4, 1.0, 0.9)]) == 2
+    assert best_epoch([row(0.5, 0.9, 0.4), row(0.5, 0.8, 0.9)]) == 1
 
 
 @pytest.mark.slow
@@ -268,12 +269,12 @@ def test_a_network_of_ones_own_must_be_the_same(tiny_data, tmp_path, monkeypatch
 
 
 def test_what_cannot_be_frozen_does_not_hide_why_training_stopped(tiny_data, tmp_path, monkeypatch):
-    from gloro_jax.training import loop
+    from gloro_jax.training import sitting
 
     def fail(*arguments, **options):
         raise ValueError("the bound is infinite")
 
-    monkeypatch.setattr(loop, "freeze", fail)
+    monkeypatch.setattr(sitting, "freeze", fail)
     stop_at(monkeypatch, 10)
     with pytest.raises(Interrupted, match="--resume") as caught:
         resume(tiny_data, tmp_path / "run")
@@ -479,7 +480,8 @@ import gloro_jax as gj
 from tests.conftest import make_tiny_data
 from tests.training.test_resume import CONFIG, MODEL
 from gloro_jax.training import Session
-from gloro_jax.training.trainer import Trainer, _best_epoch
+from gloro_jax.training.metrics import best_epoch
+from gloro_jax.training.trainer import Trainer
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 honest = Trainer._settle
 def settle(self):

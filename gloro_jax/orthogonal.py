@@ -135,21 +135,22 @@ def special_orthogonal(key: Any, shape: tuple[int, int], dtype: Any = jnp.float3
     return q.at[:, -1].multiply(jnp.sign(jnp.linalg.det(q))).astype(dtype)
 
 
-def retracted(matrix: Float[Array, "n n"], *, steps: int = 4) -> Float[Array, "n n"]:
+def retracted(matrix: Float[Array, "*stack n n"], *, steps: int = 4) -> Float[Array, "*stack n n"]:
     """The orthogonal matrix nearest to one that is almost orthogonal, by Newton and Schulz.
 
     Each step squares the distance, as long as all singular values are between 0 and sqrt(3).
     """
     for _ in range(steps):
-        gram = jnp.matmul(matrix.T, matrix, precision=_EXACT)
+        gram = jnp.matmul(jnp.swapaxes(matrix, -1, -2), matrix, precision=_EXACT)
         matrix = 1.5 * matrix - 0.5 * jnp.matmul(matrix, gram, precision=_EXACT)
     return matrix
 
 
-def distance_from_orthogonal(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """The Frobenius norm of X^T X - I."""
-    gram = jnp.matmul(matrix.T, matrix, precision=_EXACT)
-    return jnp.sqrt(jnp.sum(jnp.square(gram - jnp.eye(len(gram), dtype=gram.dtype))))
+def distance_from_orthogonal(matrix: Float[Array, "*stack n n"]) -> Float[Array, ""]:
+    """The Frobenius norm of X^T X - I; the largest of a stack."""
+    gram = jnp.matmul(jnp.swapaxes(matrix, -1, -2), matrix, precision=_EXACT)
+    apart = gram - jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
+    return jnp.sqrt(jnp.max(jnp.sum(jnp.square(apart), axis=(-2, -1))))
 
 
 def _scale(matrix: Any) -> Any:

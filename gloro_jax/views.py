@@ -9,6 +9,7 @@ A view is written in words, its moves one after another: "identity", "mirror" (l
 "shift:DY,DX" (down and right, zeros come in) and "roll:DY,DX" (around the border), joined by "+".
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def _move(word: str, view: str) -> Move | None:
         return ("mirror",)
     parts = numbers.split(",")
     try:
-        if kind not in ("shift", "roll") or len(parts) != 2:
+        is_whole = all(re.fullmatch(r"[-+]?[0-9]+", part.strip()) for part in parts)
+        if kind not in ("shift", "roll") or len(parts) != 2 or not is_whole:
             raise ValueError
         return (kind, int(parts[0]), int(parts[1]))
     except ValueError:
@@ -107,14 +109,21 @@ def stack(views: Sequence[str], x: Float[Array, "batch ..."]) -> Float[Array, "s
     n, height, width, channels = x.shape
     pixels = x.reshape(n, height * width, channels)
 
-    def look(view: View) -> Array:
-        source = source_of_pixels(view, height=height, width=width).ravel()
+    sources = [source_of_pixels(view, height=height, width=width).ravel() for view in moved]
+    for number, source in enumerate(sources):
+        if any(np.array_equal(source, earlier) for earlier in sources[:number]):
+            raise ValueError(
+                f"views has {views[number]!r} twice, in other words, for images of {height} x "
+                f"{width}: it would count double in the mean. List each view once."
+            )
+
+    def look(source: np.ndarray) -> Array:
         if np.array_equal(source, np.arange(source.size)):
             return pixels
         seen = pixels[:, np.maximum(source, 0)]
         return jnp.where(jnp.asarray(source >= 0)[:, None], seen, jnp.zeros((), x.dtype))
 
-    stacked = jnp.concatenate([look(view) for view in moved])
+    stacked = jnp.concatenate([look(source) for source in sources])
     return stacked.reshape(len(moved) * n, height, width, channels)
 
 

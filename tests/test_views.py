@@ -129,7 +129,7 @@ def test_weights_of_other_views_do_not_load(both):
     "word",
     [
         "resize:0.9", "reflect:1,0", "edge:1,1", "shift", "shift:1", "shift:1,2,3", "shift:a,b",
-        "shift:0.5,0", "mirror:1", "identity:1", "", "rotate:90", "mirror,shift:1,0",
+        "shift:0.5,0", "shift:1_0,0", "mirror:1", "identity:1", "", "rotate:90", "mirror,shift:1,0",
     ],
 )  # fmt: skip
 def test_what_is_no_view_is_refused_with_what_is(small_net, word):
@@ -141,6 +141,9 @@ def test_other_lists_that_make_no_sense(small_net):
     net, variables, _ = small_net
     with pytest.raises(ValueError, match="twice"):
         dataclasses.replace(net, views=("mirror", "mirror"))
+    for words in (("identity", "mirror+mirror"), ("shift:0,0", "identity")):
+        with pytest.raises(ValueError, match="twice, in other words, for images of 8 x 8"):
+            views.stack(words, jnp.zeros((1, 8, 8, 1)))
     with pytest.raises(TypeError, match="sequence of text"):
         views.parse("mirror")
     with pytest.raises(ValueError, match=r"by 8 pixels, but it has 8"):

@@ -265,7 +265,7 @@ def seen(x, view):
         require(kind in ("shift", "roll"), f"move {kind!r} of a view is not known here")
         x = np.roll(x, moves, (1, 2))
         for axis, by in enumerate(moves, start=1) if kind == "shift" else ():
-            require(abs(by) < x.shape[axis], f"a shift by {by} of {x.shape[axis]} pixels")
+            require(abs(by) <= x.shape[axis], f"a shift by {by} of {x.shape[axis]} pixels")
             x[(slice(None),) * axis + (slice(by) if by >= 0 else slice(by, None),)] = 0.0
     return x
 
@@ -358,6 +358,9 @@ class Network:
             method = getattr(self, OPS[step["op"]])
             values, errors = method(step, values, errors)
             errors = errors * (1 + 1e-9) + TINY
+            # An infinity may vanish in the next step, and so would the overflow that made it.
+            is_finite = np.isfinite(values).all() and np.isfinite(errors).all()
+            require(is_finite, f"the values after {step['op']} overflow")
         return values, errors
 
     def _linear(self, step, values, errors):

@@ -54,6 +54,8 @@ def views(words: list[str]) -> int:
             f"{options.run} was trained with a network of your own. Give it views in Python: "
             "gj.freeze(GloroNet(..., views=...), gj.runs.load_variables(run), input_shape=...)."
         )
+    if told := runs.unfinished(options.run):
+        raise ValueError(f"{told} Views are for a run that has ended.")
     if not options.views:
         raise ValueError("--views names at least one view: --views identity mirror, for example.")
     model = dataclasses.replace(from_plain_model(config["model"]), views=options.views)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gloro_jax.data.dataset import Split
+from gloro_jax.data.dataset import Extra, Split
 from gloro_jax.data.pictures import Pictures
 
 _ALL = slice(None)
+_EXTRA_STREAM = 1  # beside the order of the examples
 _LARGEST_BATCH = 512  # of evaluation: activations of larger ones fill the memory for nothing
 
 
@@ -39,10 +40,12 @@ def training_batches(
     skip: int = 0,
     rows: slice = _ALL,
     area: float = 1.0,
+    extra: Extra | None = None,
 ) -> Iterator[Batch]:
     """One epoch of full batches in an order that depends on `seed` and `epoch` alone.
 
-    The last, smaller batch is left out; another one is in the next epoch's order.
+    The last, smaller batch is left out; another one is in the next epoch's order. With extra
+    images an epoch has as many batches as without, and sees a part of the examples.
 
     Args:
         split: the examples.
@@ -53,30 +56,50 @@ def training_batches(
         rows: of each batch, where several processes share it; the batches are the same.
         area: of photographs on disk, cut parts at random that cover at least this share of each;
             1 for the square in the middle.
+        extra: more images, of which each batch takes a share; their numbers follow the split's.
 
     Photographs on disk are decoded while the step before is under way.
     """
-    chosen = _order(split, batch_size=batch_size, seed=seed, epoch=epoch, skip=skip)
-    pictures = split.images
+    chosen = _order(split, extra, batch_size=batch_size, seed=seed, epoch=epoch, skip=skip)
+
+    def look(source: Split, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pictures = source.images
+        if isinstance(pictures, Pictures) and area < 1:
+            images = pictures.random_crops(which, area=area, seed=seed, epoch=epoch)
+        else:
+            images = pictures[which]
+        return images, source.labels[which]
 
     def batches() -> Iterator[Batch]:
         for whole in chosen:
             mine = whole[rows]
-            if isinstance(pictures, Pictures) and area < 1:
-                images = pictures.random_crops(mine, area=area, seed=seed, epoch=epoch)
-            else:
-                images = pictures[mine]
-            yield Batch(images, split.labels[mine], np.ones(len(mine), bool), mine)
+            is_own = mine < len(split)
+            images, labels = look(split, mine[is_own])
+            if extra is not None:
+                more, theirs = look(extra.images, mine[~is_own] - len(split))
+                images, labels = np.concatenate([images, more]), np.concatenate([labels, theirs])
+            yield Batch(images, labels, np.ones(len(mine), bool), mine)
 
-    yield from _ahead(batches()) if isinstance(pictures, Pictures) else batches()
+    yield from _ahead(batches()) if isinstance(split.images, Pictures) else batches()
 
 
 def _order(
-    split: Split, *, batch_size: int, seed: int, epoch: int, skip: int
+    split: Split, extra: Extra | None, *, batch_size: int, seed: int, epoch: int, skip: int
 ) -> Iterator[np.ndarray]:
+    """The numbers of each batch: of the split, and after them those of extra images."""
     order = np.random.default_rng((seed, epoch)).permutation(len(split)).astype(np.int32)
-    for start in range(skip * batch_size, len(split) - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
+    steps, taken = len(split) // batch_size, 0
+    others = np.zeros(0, np.int32)
+    if extra is not None:
+        taken = min(max(1, round(extra.share * batch_size)), batch_size - 1)
+        rng, count = np.random.default_rng((seed, epoch, _EXTRA_STREAM)), len(extra.images)
+        rounds = -(-steps * taken // count)  # as often as each has to be seen
+        several = [rng.permutation(count) for _ in range(rounds)]
+        others = (len(split) + np.concatenate(several)).astype(np.int32)
+    own = batch_size - taken
+    for step in range(skip, steps):
+        mine, more = order[step * own : (step + 1) * own], others[step * taken : (step + 1) * taken]
+        yield np.concatenate([mine, more])
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -54,6 +54,9 @@ class DataConfig:
         directory: where prepared sets are; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
         image_size: height and width that the network sees of photographs that are read from disk;
             None for sets whose images have a size.
+        extra: another set, or an .npz file, whose training images are trained on as well; generated
+            ones, say. Copies of held-out images are left out.
+        extra_share: of each batch that is taken from it; 3/4 are three extra images for one.
     """
 
     source: str
@@ -61,13 +64,34 @@ class DataConfig:
     seed: int = 0
     directory: str | None = None
     image_size: int | None = None
+    extra: str | None = None
+    extra_share: float = 0.75
 
     def __post_init__(self) -> None:
         settle(self)
         if not 0 < self.validation < 1:
             raise ValueError(f"validation is a share between 0 and 1, got {self.validation}.")
+        if not 0 < self.extra_share < 1:
+            raise ValueError(f"extra_share is between 0 and 1, got {self.extra_share}.")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size is at least 1, got {self.image_size}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extra:
+    """More training images, of which each batch takes a share.
+
+    Attributes:
+        images: those images.
+        share: of each batch.
+        left_out: how many were copies of held-out images.
+    """
+
+    images: Split
+    share: float
+    left_out: int = 0
+
+    __repr__ = brief
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +106,7 @@ class Dataset:
         num_classes: labels run from 0 to num_classes - 1.
         class_names: what reports call the classes; their numbers unless given.
         origin: how to open the data again; None for arrays that came from nowhere.
+        extra: more training images (`gloro_jax.data.with_extra`); None for none.
     """
 
     name: str
@@ -91,6 +116,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...] = ()
     origin: DataConfig | None = None
+    extra: Extra | None = None
 
     __repr__ = brief
 
@@ -117,9 +143,10 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the training and validation splits, which decide what is learnt."""
+        """SHA-256 over the images to train on and to validate with, which decide what is learnt."""
         sha = hashlib.sha256()
-        for split in (self.train, self.validation):
+        more = [] if self.extra is None else [self.extra.images]
+        for split in (self.train, self.validation, *more):
             for array in (split.images, split.labels.astype("<i8")):
                 if isinstance(array, Pictures):
                     sha.update(array.fingerprint.encode())

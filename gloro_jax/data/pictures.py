@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from gloro_jax.platforms import memory
 
+_AT_ONCE = 256  # records
 _DIGEST = 16  # bytes kept of each SHA-256 over an evaluation image's pixels
 
 
@@ -94,6 +95,13 @@ class Pictures:
             return part(picture, box, self.size)
 
         return self._decoded(which, cut)
+
+    def keys(self) -> Iterator[bytes]:
+        """The SHA-256 of each photograph as it is stored, in order."""
+        for start in range(0, len(self), _AT_ONCE):
+            records = self.index[start : start + _AT_ONCE]
+            for raw in self._records.__getitems__([int(record) for record in records]):
+                yield hashlib.sha256(raw).digest()
 
     @functools.cached_property
     def fingerprint(self) -> str:

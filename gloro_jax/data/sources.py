@@ -1,5 +1,6 @@
 """Opening data by name: the digits, prepared sets, and .npz files."""
 
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from gloro_jax.data import shards, store
 from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
+from gloro_jax.data.extra import with_extra
 from gloro_jax.data.npz import is_npz, read_npz
 from gloro_jax.paths import local
 
@@ -28,6 +30,26 @@ def open_data(config: DataConfig | str) -> Dataset:
     """
     if isinstance(config, str):
         config = DataConfig(config)
+    data = _opened(config)
+    if config.extra is None:
+        return data
+    found = open_training_images(dataclasses.replace(config, source=config.extra))
+    return with_extra(data, found, share=config.extra_share)
+
+
+def open_training_images(config: DataConfig) -> Split:
+    """All training images of a set that may have no other split."""
+    if config.source == "digits":
+        return digits(config).train
+    if told := _photographs(config):
+        return _on_disk(config, told, "train")
+    splits, _ = _read(config)
+    if "train" not in splits:
+        raise ValueError(f"{config.source} has no training images (x_train and y_train).")
+    return Split(*splits["train"])
+
+
+def _opened(config: DataConfig) -> Dataset:
     if config.source == "digits":
         return digits(config)
     if told := _photographs(config):

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
 from gloro_jax.lipschitz.bounded import Bounded
@@ -74,6 +75,8 @@ class BroConv(LipschitzLayer):
 
         def make() -> Linear:
             height, width, channels = image_shape(x, self)
+            if type(self.kernel_size) is not int:
+                raise ValueError(f"kernel_size of BroConv is one integer: {self.kernel_size!r}.")
             rank, margin = _checked_rank(self, channels), self.kernel_size // 2
             grid = (height + 2 * margin, width + 2 * margin)
             check_size(grid, channels)
@@ -120,6 +123,8 @@ def _largest(columns: Any) -> Any:
 
 def _checked_rank(layer: Any, width: int) -> int:
     rank = max(1, width // 2) if layer.rank is None else layer.rank
+    if not 0 <= layer.ridge < np.inf:
+        raise ValueError(f"ridge is at least 0 and finite, got {layer.ridge}.")
     if not 1 <= rank < width:
         raise ValueError(
             f"{type(layer).__name__} reflects a space of `rank` dimensions inside the {width} of "

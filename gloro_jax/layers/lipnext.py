@@ -61,7 +61,7 @@ class ChannelShift(LipschitzLayer):
         """
         check_bounded(x, self)
         channels = image_shape(x, self)[2]
-        count = round(self.share * channels)
+        count = round(self.share * channels) if 0 < self.share <= 1 else 0
         if not 1 <= 4 * count <= channels:
             raise ValueError(
                 f"ChannelShift moves four groups of share={self.share} of the {channels} channels, "
@@ -156,7 +156,7 @@ class FirstFeatures(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer; raises a ValueError if there are not so many features."""
         check_bounded(x, self)
-        if not 1 <= self.count <= x.shape[-1]:
+        if type(self.count) is not int or not 1 <= self.count <= x.shape[-1]:
             raise ValueError(
                 f"FirstFeatures takes count={self.count} of {x.shape[-1]} features: at least 1 and "
                 "no more than there are."

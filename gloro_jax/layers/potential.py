@@ -37,7 +37,8 @@ class CplDense(LipschitzLayer):
 
         def make() -> Linear:
             features = feature_count(x, self)
-            return _potential(self, (features, self.hidden or features), None)
+            hidden = features if self.hidden is None else self.hidden
+            return _potential(self, (features, hidden), None)
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
@@ -62,13 +63,17 @@ class CplConv(LipschitzLayer):
         def make() -> Linear:
             height, width, channels = image_shape(x, self)
             window = as_pair(self.kernel_size, name="kernel_size")
-            shape = (*window, channels, self.hidden or channels)
+            shape = (*window, channels, channels if self.hidden is None else self.hidden)
             return _potential(self, shape, (height, width))
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
 
 def _potential(layer: Any, shape: tuple[int, ...], image_size: Pair | None) -> Linear:
+    for name in ("rounds", "hidden"):
+        value = getattr(layer, name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{name} of {type(layer).__name__} is at least 1, got {value!r}.")
     init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
     kernel = jnp.asarray(layer.param("kernel", init, shape, jnp.float32))
     offset = layer.param("offset", nn.initializers.zeros, shape[-1:], jnp.float32)

@@ -35,8 +35,14 @@ class Residual(LipschitzLayer):
     branch: nn.Module
 
     def __call__(self, x: Bounded) -> Bounded:
-        """Applies the layer."""
+        """Applies the layer; raises a TypeError if the branch is no module."""
         check_bounded(x, self)
+        if not isinstance(self.branch, nn.Module):
+            raise TypeError(
+                "The branch of a Residual is a layer, or another flax module from Bounded to "
+                f"Bounded, got {type(self.branch).__name__}. Put a function of your own into a "
+                "layer (docs/adding-a-layer.md), or join branches with gj.Bounded.add."
+            )
         return Bounded.add(x, self.branch(x))
 
 

@@ -64,6 +64,12 @@ class Passage:
     is_ours: bool
 
 
+def _is_from_here(fn: Any) -> bool:
+    """Whether a function is of this library or of JAX: a layer of ours may be given another."""
+    root = str(getattr(fn, "__module__", "")).split(".")[0]
+    return root in ("gloro_jax", "jax", "operator", "_operator")
+
+
 class Doors:
     """The doors of one forward pass, in the order in which they were traced.
 
@@ -106,7 +112,8 @@ class Doors:
         check_output(out, values[0].shape)
         self._check_pure(traced, out)
         traced = copied(traced)
-        known, is_ours = constant if isinstance(constant, float) else None, self.is_ours
+        known = constant if isinstance(constant, float) else None
+        is_ours = self.is_ours and _is_from_here(fn)
         shapes, count = tuple(tuple(v.shape) for v in values), 1 + len(traced.consts)
         told = self.layer, self.kind, step, known
         self.passages.append(Passage(*told, shapes, tuple(out.shape), count, is_ours))

@@ -99,8 +99,19 @@ class Operator(WeightedMap):
         return {"kernel": self.kernel_ndim}
 
     def estimate(self, vector: Any, *, steps: int) -> Estimate:
-        """The spectral norm from below, by `steps` rounds of power iteration."""
-        return power_iteration(lambda v: self(v[None])[0], vector, steps=steps)
+        """The spectral norm from below, by `steps` rounds of power iteration.
+
+        Raises:
+            TypeError: if the map is not linear.
+        """
+        try:
+            return power_iteration(lambda v: self(v[None])[0], vector, steps=steps)
+        except (AssertionError, NotImplementedError) as error:  # of JAX's transposition
+            raise TypeError(
+                f"{type(self).__name__} is an Operator and its __call__ is not linear, so power "
+                "iteration cannot transpose it. A map that is not linear is a WeightedMap "
+                "(docs/adding-a-layer.md)."
+            ) from error
 
 
 @pytree_dataclass()

@@ -70,12 +70,20 @@ class ConvexPotential(WeightedMap):
         """max(1, tau U^2 - 1), with U the guaranteed norm of W.
 
         Raises:
-            ValueError: if tau is negative or not finite, which no step of descent is.
+            ValueError: if tau is negative or not finite, which no step of descent is; or if W or
+                the offsets are so large that what is hidden inside could overflow float32.
         """
         tau = float(np.asarray(self.tau))
         if not 0 <= tau < np.inf:
             raise ValueError(f"The step tau of a convex potential is at least 0, got {tau}.")
-        bound = float(self.inner.norm())
+        bound, offset = float(self.inner.norm()), float(np.abs(np.asarray(self.offset)).max())
+        # No activation is longer than 1e15 (`FrozenNet.is_sane`), so that W x + offset stays below
+        # 1e25 and W^T of it below 1e36: nobody outside would see an overflow in between.
+        if bound > _LARGEST or offset > _LARGEST:
+            raise ValueError(
+                f"The norm of W, {bound:.3g}, or an offset, {offset:.3g}, of a convex potential is "
+                f"above {_LARGEST:g}: float32 could overflow inside it. Did training diverge?"
+            )
         excess = tau * bound * bound * (1 + gamma(8)) - 1
         return UpperBound(max(1.0, up(excess) if excess > 0 else 0.0))
 
@@ -108,5 +116,6 @@ def safe_step(operator: Operator, direction: Any, *, rounds: int) -> Any:
     return jnp.where(estimate > 0, 2 / square, 0.0)
 
 
+_LARGEST = 1e9
 # 2 over it is still far from the largest float32.
 _LEAST_SQUARE = 1e-30

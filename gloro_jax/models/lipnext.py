@@ -24,6 +24,7 @@ from gloro_jax.layers import (
     Position,
 )
 from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.plain import settle
 
 Readout = Literal["l2", "patches"]
 _MIDDLE_GREY = 0.5
@@ -66,6 +67,9 @@ class LipNext:
     views: tuple[str, ...] = ()
     is_trained_on_views: bool = False
 
+    def __post_init__(self) -> None:
+        settle(self)
+
     def build(self) -> GloroNet:
         """The network, for images of any size that the patches divide, or not.
 
@@ -73,10 +77,16 @@ class LipNext:
             ValueError: if a width is odd or too small, a depth is below 1, the read-out is
                 unknown, or a view is none.
         """
-        for name in ("width", "neck_features", "dense_features"):
+        least = {"width": 8, "neck_features": 2, "dense_features": 0}
+        for name, smallest in least.items():
             value = getattr(self, name)
-            if value % 2 or value < (8 if name == "width" else 0):
-                raise ValueError(f"{name} must be even, and width at least 8; got {name}={value}.")
+            if value % 2 or value < smallest:
+                raise ValueError(f"{name} must be even and at least {smallest}, got {value}.")
+        if not 0 < self.share <= 1 / 4:
+            raise ValueError(
+                f"share is that of one of four groups of channels, above 0 and at most 1/4; got "
+                f"{self.share}."
+            )
         if self.depth < 1 or self.dense_depth < 0 or self.patch < 1:
             raise ValueError(
                 "depth and patch are at least 1 and dense_depth at least 0; got "

@@ -20,6 +20,8 @@ _LATER = {
     "augmentation.area": 1.0,
     "augmentation.padding": "zeros",
     "image_size": None,
+    "extra": None,
+    "extra_share": 0.75,
     "views": [],
     "is_trained_on_views": False,
 }

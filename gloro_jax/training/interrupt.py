@@ -25,9 +25,62 @@ class StopRequest:
 
     Attributes:
         signal: the number of the signal that asked; None while nobody has.
+        is_asleep: whether training waits for its caller, who gets signals as ever.
     """
 
-    signal: int | None = None
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.is_asleep = False
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """While the caller of an iterator over epochs has the word."""
+        self.is_asleep = True
+        try:
+            yield
+        finally:
+            self.is_asleep = False
+
+
+class _Watch:
+    """The trainings of this process that listen, and the handlers from before the first of them."""
+
+    def __init__(self) -> None:
+        self.requests: list[StopRequest] = []
+        self.earlier: dict[int, Any] = {}
+
+    def add(self, request: StopRequest) -> None:
+        if not self.requests:
+            handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+            # What the shell told this process to ignore (nohup, &) stays ignored.
+            ignored = (signal.SIG_IGN, None)
+            self.earlier = {n: h for n, h in handlers.items() if h not in ignored}
+            for number in self.earlier:
+                signal.signal(number, self.note)
+        self.requests.append(request)
+
+    def remove(self, request: StopRequest) -> None:
+        self.requests.remove(request)
+        if not self.requests:
+            for number, handler in self.earlier.items():
+                signal.signal(number, handler)
+
+    def note(self, number: int, frame: Any) -> None:
+        awake = [request for request in self.requests if not request.is_asleep]
+        if not awake or any(request.signal for request in awake):  # at once
+            earlier = self.earlier[number]
+            if callable(earlier):
+                earlier(number, frame)
+            else:  # the system's own way
+                signal.signal(number, earlier)
+                signal.raise_signal(signal.Signals(number))
+            return
+        for request in awake:
+            request.signal = number
+        os.write(2, b"\nFinishing the step and saving; the same signal again stops at once.\n")
+
+
+_watch = _Watch()
 
 
 @contextlib.contextmanager
@@ -40,22 +93,8 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    # What the shell told this process to ignore (nohup, &) stays ignored.
-    earlier = {
-        n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)
-    }
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        request.signal = number
-        os.write(2, b"\nFinishing the step and saving; the same signal again stops at once.\n")
-        signal.signal(number, earlier[signal.Signals(number)])
-
-    for number in earlier:
-        signal.signal(number, note)
+    _watch.add(request)
     try:
         yield request
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        _watch.remove(request)

@@ -1,8 +1,10 @@
 """fit, and the same epoch by epoch."""
 
+import atexit
 import contextlib
 import os
-from collections.abc import Generator, Mapping
+import sys
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import optax
@@ -17,6 +19,7 @@ from gloro_jax.platforms import in_32_bits, one_blas_thread
 from gloro_jax.training import processes
 from gloro_jax.training.beginning import check, facts, plain_config, say_if_small
 from gloro_jax.training.config import TrainConfig
+from gloro_jax.training.optimizers import described
 from gloro_jax.training.parallel import Backend
 from gloro_jax.training.session import Session
 from gloro_jax.training.sitting import TrainResult, begin, finish, train
@@ -47,7 +50,8 @@ def fit(
         initial: "params", and "centering" where the network has it, to start from, as
             `gj.runs.load_variables` returns them; fresh ones from the seed unless given.
         optimizer: one of optax's or of one's own, in place of the config's optimiser, clipping,
-            learning rate and Lookahead. Parameters named "orthogonal" keep theirs.
+            learning rate and Lookahead, that takes gradients and parameters, and no loss. Square
+            parameters named "orthogonal" keep theirs. Resuming compares its kind, not its numbers.
 
     Returns:
         The result; `run` holds the same on disk.
@@ -87,8 +91,9 @@ def epochs(
             tracker.log(row["validation"], step=row["epoch"])
 
     A row is a line of metrics.jsonl. When there is none left, the network is frozen and saved, and
-    `result` is what `fit` returns. Leaving the loop early, or `close()`, saves a checkpoint; the
-    same call with `Session(is_resuming=True)` goes on from it. Arguments and errors are `fit`'s.
+    `result` is what `fit` returns. `close()`, the end of a `with` block around the iterator, an
+    error in the loop and the end of the program save a checkpoint; the same call with
+    `Session(is_resuming=True)` goes on from it. A row is a copy. Arguments and errors are `fit`'s.
     """
     return Epochs(_run(net, data, config, run, session or Session(), backend, initial, optimizer))
 
@@ -103,6 +108,9 @@ class Epochs:
     def __init__(self, steps: Generator[dict[str, Any], None, TrainResult]) -> None:
         self._steps = steps
         self.result: TrainResult | None = None
+        # Before the interpreter takes modules apart, which saving needs.
+        self._close = _closer(steps)
+        atexit.register(self._close)
 
     def __iter__(self) -> "Epochs":
         return self
@@ -117,13 +125,28 @@ class Epochs:
                 self.result = stop.value or self.result
                 raise StopIteration from None
 
-    @in_32_bits
+    def __enter__(self) -> "Epochs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Ends here: a checkpoint is saved."""
-        self._steps.close()
+        """Ends here: a checkpoint is saved, and the run folder is free for another training."""
+        atexit.unregister(self._close)
+        self._close()
 
     def __del__(self) -> None:
-        self.close()
+        if not sys.is_finalizing():
+            self.close()
+
+
+def _closer(steps: Any) -> Callable[[], None]:
+    @in_32_bits
+    def close() -> None:
+        steps.close()
+
+    return close
 
 
 def _run(
@@ -142,7 +165,7 @@ def _run(
     check(built, data, config)
     plain = plain_config(net, data, config)
     if optimizer is not None:
-        plain["own_optimizer"] = True
+        plain["own_optimizer"] = described(optimizer)
     processes.check_agreement(facts(plain, session))
     if not session.is_resuming:  # before the weights are made, which may take a minute
         processes.at_first(lambda: runs.check_new(run))

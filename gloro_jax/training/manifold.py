@@ -2,7 +2,8 @@
 
 The gradient's skew part G = (X^T g - g^T X) / 2 is the direction in which X can turn; Adam's
 moments are those of G, and X is multiplied by the exponential of the step, a rotation. Rounding
-moves X off the manifold by little, and once an epoch it is put back (Newton-Schulz).
+moves X off the manifold by little, and once an epoch it is put back (Newton-Schulz). Matrices that
+`nn.scan` has stacked are turned each by itself.
 """
 
 from collections.abc import Callable
@@ -27,10 +28,12 @@ class _State(NamedTuple):
 
 
 def labels(params: Any) -> Any:
-    """Which group each parameter belongs to, by its name: orthogonal or plain."""
+    """Which group each parameter belongs to: orthogonal, if named so and square, or plain."""
 
-    def label(path: Any, _: Any) -> str:
-        return NAME if jax.tree_util.keystr(path[-1:], simple=True) == NAME else "plain"
+    def label(path: Any, leaf: Any) -> str:
+        is_square = jnp.ndim(leaf) >= 2 and jnp.shape(leaf)[-1] == jnp.shape(leaf)[-2]
+        is_named = jax.tree_util.keystr(path[-1:], simple=True) == NAME
+        return NAME if is_named and is_square else "plain"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
@@ -105,14 +108,14 @@ def exponential(skew: Any) -> Any:
 
     def short(a: Any) -> Any:
         square = jnp.matmul(a, a, precision=_EXACT)
-        eye = jnp.eye(len(a), dtype=a.dtype)
+        eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
         tail = eye / 2 + a / 6 + square / 24
         return eye + a + jnp.matmul(square, tail, precision=_EXACT)
 
-    length = jnp.sqrt(jnp.sum(jnp.square(skew)))
-    return jax.lax.cond(length < _SHORT, short, jax.scipy.linalg.expm, skew)
+    longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(skew), axis=(-2, -1))))
+    return jax.lax.cond(longest < _SHORT, short, jax.scipy.linalg.expm, skew)
 
 
 def _turn(gradient: Any, x: Any) -> Any:
-    product = jnp.matmul(x.T, gradient, precision=_EXACT)
-    return (product - product.T) / 2
+    product = jnp.matmul(jnp.swapaxes(x, -1, -2), gradient, precision=_EXACT)
+    return (product - jnp.swapaxes(product, -1, -2)) / 2

@@ -125,7 +125,7 @@ def _flat(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in row.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}/")
-        else:
+        elif value is not None:  # as the learning rate of an optimiser of one's own
             yield prefix + name, float(value)
 
 

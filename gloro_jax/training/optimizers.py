@@ -65,6 +65,29 @@ def _inner(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
     return {"nadam": optax.nadam, "adam": optax.adam}[config.optimizer](rate)
 
 
+def described(optimizer: Any) -> str:
+    """The kind of an optimiser of one's own, as a run's config has it.
+
+    Raises:
+        TypeError: if it is none, or one that asks for more than gradients and parameters.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "optimizer is an optax.GradientTransformation, optax.adam(1e-3) for example; got "
+            f"{optimizer!r}."
+        )
+    params = {"kernel": jnp.zeros((2, 2))}
+    try:
+        state = optimizer.init(params)
+        jax.eval_shape(optimizer.update, params, state, params)
+    except Exception as error:
+        raise TypeError(
+            "optimizer must take gradients, its state and parameters, and nothing else, as most of "
+            f"optax's do and optax.lbfgs does not. It says: {error}"
+        ) from None
+    return str(jax.tree.structure(state))
+
+
 def _routed(plain: Any, with_manifold: Any) -> optax.GradientTransformationExtraArgs:
     """One transformation for networks without orthogonal parameters, another for those with."""
 

@@ -54,7 +54,8 @@ class TrainResult:
 def begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
     """Makes or reopens the run folder, and keeps it for this process alone."""
     folder = _open_folder(run, plain, session)
-    busy = f"Another process is training in {folder}. Wait for it, or choose another --run."
+    busy = f"Another process is training in {folder}. Wait for it, or choose another --run. "
+    busy += "(An iterator of gj.training.epochs that was left early is that, until its close().)"
     stack.enter_context(locked(folder, busy=busy))
 
 
@@ -111,8 +112,9 @@ def _resume(
     if snapshot is None:
         if (folder / "summary.json").exists() or any(folder.glob("weights/*.safetensors")):
             raise ValueError(
-                f"{folder} holds trained weights and no checkpoint to go on from: its checkpoints "
-                "were removed. Nothing was touched; to train again, choose another --run."
+                f"{folder} holds trained weights and no checkpoint to go on from: they were "
+                "removed, or it was made of another run. Nothing was touched; to train these "
+                f"weights on, choose a new folder: --run NEW --init-from {folder}."
             )
         if runs.read_config(folder).get("initial") and not trainer.is_from_initial:
             raise ValueError(

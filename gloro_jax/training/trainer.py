@@ -1,5 +1,6 @@
 """The loop over steps and epochs, and what it must remember to be interrupted anywhere."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -79,7 +80,8 @@ class Trainer:
     ) -> None:
         self._data, self._config = data, config
         self._steps_per_epoch = len(data.train) // config.batch_size
-        optimizer = make_optimizer(config, steps_per_epoch=self._steps_per_epoch, own=own_optimizer)
+        per_epoch, self._own = self._steps_per_epoch, own_optimizer
+        optimizer = make_optimizer(config, steps_per_epoch=per_epoch, own=own_optimizer)
         step = make_train_step(net, config, optimizer, steps_per_epoch=self._steps_per_epoch)
         self._requests = Requests()
         self._train = data_parallel(self._requests.heard_by_all(step), backend=backend)
@@ -190,7 +192,8 @@ class Trainer:
                 # One checkpoint per step: after an epoch's last, the one that knows its result.
                 self._save_if_due(checkpoints, session, stop, watch)
                 try:
-                    yield row
+                    with stop.asleep():  # the row is the caller's to change; the history is not
+                        yield copy.deepcopy(row)
                 except GeneratorExit:
                     self._save(checkpoints)
                     raise
@@ -211,6 +214,7 @@ class Trainer:
             skip=self.position.batches,
             rows=share(self._config.batch_size),
             area=self._config.augmentation.area,
+            extra=self._data.extra,
         )
         for batch in watch.waiting("data", batches):
             with watch.measure("step"), profiler.step(self.step):
@@ -251,7 +255,7 @@ class Trainer:
             "step": epoch * self._steps_per_epoch,
             "train": Totals(position.sums).rates(),
             "validation": validation,
-            "learning_rate": float(rate(epoch * self._steps_per_epoch)),
+            "learning_rate": None if self._own else float(rate(epoch * self._steps_per_epoch)),
             "epsilon": self._config.epsilon * float(radius(epoch)),
             "timing": {**seconds, "images_per_second": round(examples / max(busy, 1e-9), 1)},
         }

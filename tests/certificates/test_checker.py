@@ -122,3 +122,17 @@ def test_the_length_of_tiny_values_is_not_zero():
         values = np.full((2, 3, 4), size)
         assert (checker.lengths(values) >= np.sqrt(12) * size).all()
         assert (checker.lengths(values) <= np.sqrt(12) * size * (1 + 1e-8) + 1e-199).all()
+
+
+def test_an_overflow_is_found_where_it_happens():
+    # -inf after the pool would be 0 after relu, and its error would be small.
+    huge = np.full((1, 4, 4, 1), -1.7e308)
+    steps = [pool("average_pool", (4, 4), (4, 4), size=(4, 4)), {"op": "relu"}]
+    with np.errstate(over="ignore"), pytest.raises(checker.Refused, match="average_pool overflow"):
+        network(*steps).run(steps, huge, np.zeros(1))
+
+
+def test_a_shift_of_a_whole_image_leaves_zeros():
+    step = {"op": "channel_shift", "count": 1, "is_circular": False}
+    values, _ = network(step).run([step], np.ones((1, 1, 2, 5)), np.zeros(1))
+    assert values[0, 0].tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 1, 1]]

@@ -15,7 +15,9 @@ from gloro_jax.freezing import from_arrays
 from gloro_jax.layers.aol import rescaled
 from gloro_jax.layers.bro import reflector
 from gloro_jax.lipschitz.lower import lower_bound
+from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.maps import CircularConvolution, ConvexPotential, Translation
+from gloro_jax.pytrees import pytree_dataclass
 from tests import draws
 from tests.lipschitz.test_upper import exact_conv_norm
 
@@ -152,6 +154,40 @@ def test_rescaled_kernels_have_norm_at_most_one(seed):
     assert np.allclose(kept[0, 0], orthogonal, atol=1e-4)  # AOL leaves an orthogonal matrix alone
 
 
+def test_what_could_overflow_inside_a_map_is_refused():
+    """W^T relu(W x) beyond float32 is hidden behind a small tau, and MinMax may drop it."""
+    kernel = np.array([[6e18, 8e18, 0, 0]], "f4").T
+    potential = ConvexPotential(kernel, np.zeros(1, "f4"), np.float32(2e-38))
+    with pytest.raises(ValueError, match="could overflow inside"):
+        potential.norm()
+    small = dataclasses.replace(potential, kernel=kernel * np.float32(1e-12))
+    assert float(small.norm()) >= 1
+    with pytest.raises(ValueError, match="could overflow inside"):
+        dataclasses.replace(small, offset=np.full(1, 1e10, "f4")).norm()
+
+
+def test_a_function_of_ones_own_does_not_pass_as_the_librarys():
+    def body(branch):
+        layer = layers.Residual(branch)
+        return nn.Sequential([layers.Flatten(), layer, layers.MinMax(), layers.FirstFeatures(2)])
+
+    def init(net):
+        x = jnp.zeros((1, 2, 2, 1))
+        return net, net.init(draws.key(0), x, norms=gj.PowerIteration(steps=1))
+
+    with pytest.raises(TypeError, match="branch of a Residual is a layer"):
+        init(gj.GloroNet(body(lambda t: t.apply(jnp.abs, lipschitz=1.0)), 2))
+
+    class Softminus(layers.LipschitzLayer):
+        def __call__(self, x):
+            return x.apply(lambda v: -jnp.log(1 + jnp.exp(v)), lipschitz=1.0)
+
+    net, variables = init(gj.GloroNet(body(Softminus()), 2))
+    frozen = gj.freeze(net, variables, input_shape=(2, 2, 1))
+    far = np.array([100.0, 0, 0, 0], "f4").reshape(1, 2, 2, 1)  # exp overflows, MinMax hides it
+    assert not gj.certify(frozen, far, epsilon=1e-3).is_certified.any()
+
+
 def test_a_translation_that_would_broadcast_is_refused():
     x = jnp.zeros((2, 3, 4, 5))
     for shape in ((3, 4, 1), (1, 1, 5)):
@@ -203,6 +239,16 @@ def test_stacked_maps_are_bounded_one_by_one():
     assert frozen.lipschitz == pytest.approx(float(np.prod(norms.astype(float))), rel=1e-6)
 
 
+def test_an_operator_that_is_not_linear_says_so():
+    @pytree_dataclass()
+    class Curved(Matrix):
+        def __call__(self, values, *, precision=None):
+            return jnp.abs(super().__call__(values, precision=precision))
+
+    with pytest.raises(TypeError, match="Curved is an Operator and its __call__ is not linear"):
+        Curved(jnp.eye(3)).estimate(jnp.ones(3), steps=2)
+
+
 class KeepsItsWeights(layers.LipschitzLayer):
     """Declares a constant, and owns weights that nobody bounds."""
 
@@ -231,6 +277,9 @@ def test_a_layer_that_cannot_be_frozen_is_refused_before_training(tiny_data, tmp
         (layers.BetaAbs(1.5), (4,), "between 0 and 1"),
         (layers.FirstFeatures(5), (4,), "no more than there are"),
         (layers.L2Pool(), (4,), "takes images"),
+        (layers.CplDense(hidden=0), (4,), "hidden of CplDense is at least 1, got 0"),
+        (layers.CplConv(rounds=0), (4, 4, 2), "rounds of CplConv is at least 1, got 0"),
+        (layers.BroDense(ridge=-1.0), (4,), "ridge is at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(layer, shape, message):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -98,9 +101,63 @@ def test_a_run_with_an_optimiser_of_ones_own_is_resumed_with_one_only(tiny_data,
     next(training)
     training.close()
     again = Session(is_resuming=True)
-    with pytest.raises(ValueError, match="own_optimizer: True in the run, absent now"):
+    with pytest.raises(ValueError, match=r"own_optimizer: PyTreeDef.*in the run, absent now"):
         gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run", session=again)
     assert gj.training.fit(MODEL, tiny_data, CONFIG, session=again, **options).history
+
+
+@pytest.mark.parametrize("wrong", [optax.adam, "adam", optax.lbfgs()])
+def test_what_is_no_such_optimiser_is_refused(tiny_data, tmp_path, untyped, wrong):
+    with pytest.raises(TypeError, match=r"optimizer (is an|must take)"):
+        gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run", optimizer=wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_are_copies(fitted, tiny_data, tmp_path):
+    training = gj.training.epochs(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
+    for row in training:
+        row["validation"]["mine"] = np.float32(1)
+        row["train"].clear()
+    assert training.result.frozen.digest == fitted[1].frozen.digest
+    assert rows(tmp_path / "run") == rows(fitted[0])
+
+
+def test_signals_are_the_callers_between_epochs_and_restored_in_any_order(tiny_data, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    one, two = (gj.training.epochs(MODEL, tiny_data, CONFIG, run=tmp_path / name) for name in "ab")
+    next(one)
+    next(two)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    one.close()
+    next(two)
+    with two, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(list((tmp_path / "b" / "checkpoints").iterdir())) > 0
+
+
+SCRIPT = """
+import sys
+import gloro_jax as gj
+from tests.conftest import make_tiny_data
+from tests.training.test_epochs import CONFIG, MODEL
+training = gj.training.epochs(MODEL, make_tiny_data(), CONFIG, run=sys.argv[1])
+for row in training:
+    if row["epoch"] == 2:
+        break
+"""
+
+
+@pytest.mark.slow
+def test_the_end_of_the_program_saves(fitted, tiny_data, tmp_path):
+    words = [sys.executable, "-c", SCRIPT, str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "Exception ignored" not in done.stderr
+    session = Session(is_resuming=True)
+    training = gj.training.epochs(MODEL, tiny_data, CONFIG, run=tmp_path / "run", session=session)
+    assert [row["epoch"] for row in training] == [3, 4]
+    assert training.result.frozen.digest == fitted[1].frozen.digest
 
 
 def test_averaged_weights_are_validated_and_kept(fitted, tiny_data, tmp_path):

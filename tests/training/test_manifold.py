@@ -83,6 +83,24 @@ def test_a_rotation_is_learnt_without_leaving_the_manifold(changes):
     assert float(loss(params)) < 0.02 * before
 
 
+def test_stacked_matrices_turn_one_by_one_and_what_is_not_square_is_plain():
+    stack = jnp.stack([special_orthogonal(draws.key(seed), (3, 3)) for seed in range(3)])
+    slope = draws.normal(5, (3, 3, 3))
+    optimizer = make_optimizer(config(), steps_per_epoch=1)  # retracts each step, too
+
+    def step(x, g):
+        params, gradient = {"orthogonal": x}, {"orthogonal": g}
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)["orthogonal"]
+
+    together = step(stack, slope)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], step(stack[i], slope[i]), atol=1e-6)
+    flat = draws.normal(0, (4, 2))
+    assert not manifold.has_orthogonal({"orthogonal": flat})
+    np.testing.assert_allclose(step(flat, jnp.ones((4, 2))), flat - 0.02, rtol=1e-4)
+
+
 def test_a_mean_of_matrices_is_put_back():
     pair = [special_orthogonal(draws.key(0), (4, 4))]
     pair.append(pair[0] @ manifold.exponential(jnp.asarray(skew(1, 4, 0.4), jnp.float32)))

@@ -501,6 +501,16 @@ ERRORS = {
         "maps/potential.py", "return UpperBound(max(1.0, up(excess) if excess > 0 else 0.0))", "return UpperBound(1.0)",
         "tests/soundness/test_maps.py",
     ),
+    "potential: nothing is too large inside": (
+        "maps/potential.py", "if bound > _LARGEST or offset > _LARGEST:", "if False:", "tests/soundness/test_maps.py",
+    ),
+    "residual: any function is a branch": (
+        "layers/residual.py", "if not isinstance(self.branch, nn.Module):", "if False:", "tests/soundness/test_maps.py",
+    ),
+    "checker: an overflow on the way is not noticed": (
+        "certificates/check_certificate.py", "is_finite = np.isfinite(values).all() and np.isfinite(errors).all()",
+        "is_finite = True", "tests/certificates/test_checker.py",
+    ),
     "potential: the norm of W in place of its square": (
         "maps/potential.py", "excess = tau * bound * bound *", "excess = tau * bound *", "tests/soundness/test_maps.py",
     ),

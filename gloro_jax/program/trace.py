@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.extend.core

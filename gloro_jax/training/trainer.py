@@ -78,23 +78,20 @@ class Trainer:
         initial: Mapping[str, Any] | None = None,
         own_optimizer: optax.GradientTransformation | None = None,
     ) -> None:
-        self._data, self._config = data, config
-        self._steps_per_epoch = len(data.train) // config.batch_size
-        per_epoch, self._own = self._steps_per_epoch, own_optimizer
+        self._data, self._config, self._own = data, config, own_optimizer
+        per_epoch = self._steps_per_epoch = len(data.train) // config.batch_size
         optimizer = make_optimizer(config, steps_per_epoch=per_epoch, own=own_optimizer)
-        step = make_train_step(net, config, optimizer, steps_per_epoch=self._steps_per_epoch)
+        step = make_train_step(net, config, optimizer, steps_per_epoch=per_epoch)
         self._requests = Requests()
         self._train = data_parallel(self._requests.heard_by_all(step), backend=backend)
         self._evaluate = data_parallel(make_eval_step(net, config), backend=backend)
-        self.state: TrainState = initial_state(
-            net, optimizer, seed=config.seed, input_shape=data.input_shape
-        )
+        shape = data.input_shape
+        self.state: TrainState = initial_state(net, optimizer, seed=config.seed, input_shape=shape)
         if initial is not None:
             self.state = started_from(
-                self.state, initial, net=net, optimizer=optimizer, input_shape=data.input_shape
+                self.state, initial, net=net, optimizer=optimizer, input_shape=shape
             )
-        self.is_from_initial = initial is not None
-        self.position, self.best = Position(), None
+        self.position, self.best, self.is_from_initial = Position(), None, initial is not None
         self._pending: Any = None
         self._taken = 0  # steps of the epoch under way that this sitting took
         self._clock = time.perf_counter()  # of the last snapshot

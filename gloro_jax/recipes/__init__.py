@@ -18,6 +18,7 @@ from gloro_jax.recipes.large import tiny_imagenet_liresnet as tiny_imagenet_lire
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
 from gloro_jax.recipes.mnist import mnist_4c3f as mnist_4c3f
+from gloro_jax.recipes.mnist import mnist_liresnet_small as mnist_liresnet_small
 from gloro_jax.recipes.recipe import Recipe as Recipe
 
 RECIPES = {
@@ -26,6 +27,7 @@ RECIPES = {
         digits,
         mnist_2c2f,
         mnist_4c3f,
+        mnist_liresnet_small,
         fashion_2c2f,
         cifar10_6c2f,
         cifar10_liresnet_small,

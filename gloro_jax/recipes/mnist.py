@@ -1,7 +1,8 @@
 """MNIST and Fashion-MNIST: the networks of Leino et al. 2021, trained with EMMA."""
 
+from gloro_jax.data.augment import Augmentation
 from gloro_jax.data.dataset import DataConfig
-from gloro_jax.models import gloro_2c2f, gloro_4c3f
+from gloro_jax.models import ChordLiResNet, gloro_2c2f, gloro_4c3f
 from gloro_jax.recipes.recipe import Recipe
 from gloro_jax.training.config import TrainConfig
 
@@ -17,6 +18,30 @@ def mnist_2c2f() -> Recipe:
     """
     training = TrainConfig(epsilon=0.3, epochs=40, batch_size=256)
     return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_2c2f(), training, *_IMAGES)
+
+
+def mnist_liresnet_small() -> Recipe:
+    """MNIST, l2 0.3, small LiResNet: VRA 97.3, clean 99.4; about 20 min on 2 CPU cores.
+
+    Hu, Leino, Wang, Fredrikson, A Recipe for Improved Certifiable Robustness, ICLR 2024, at half a
+    million parameters; no figure to compare with.
+    """
+    model = ChordLiResNet(
+        depth=4,
+        width=32,
+        neck_features=128,
+        is_neck_activated=True,
+        dense_features=256,
+        dense_depth=4,
+    )
+    training = TrainConfig(
+        epsilon=0.3,
+        epochs=25,
+        batch_size=256,
+        warmup_epochs=1,
+        augmentation=Augmentation(crop=2),
+    )
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), model, training, *_IMAGES)
 
 
 def mnist_4c3f() -> Recipe:

@@ -30,7 +30,9 @@ RESULTS = Path(__file__).parent.parent / "results"
 PAPER = {"mnist_2c2f": (95.7, None), "mnist_4c3f": (62.8, None), "cifar10_6c2f": (58.4, 77.0)}
 
 
-def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any]:
+def look_at(
+    name: str, run: Path, *, attacked: int, steps: int, has_file: bool = True
+) -> dict[str, Any]:
     recipe = RECIPES[name]()
     data = gj.data.open_data(recipe.data)
     if not (run / "summary.json").is_file():
@@ -73,7 +75,7 @@ def look_at(name: str, run: Path, *, attacked: int, steps: int) -> dict[str, Any
         "stored_numbers": sum(array.size for array in frozen.arrays().values()),
         "views": list(frozen.net.views),
         "certify_ms_per_image": certify_ms(frozen, test.images, epsilon=epsilon),
-        "certificate": in_a_file(frozen, test, epsilon=epsilon),
+        "certificate": in_a_file(frozen, test, epsilon=epsilon) if has_file else None,
     }
 
 
@@ -112,11 +114,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
     parser.add_argument("--attacked", type=int, default=1000, help="test images to attack")
     parser.add_argument("--steps", type=int, default=50, help="attack steps per target class")
+    parser.add_argument(
+        "--no-file", dest="file", action="store_false", help="without a certificate file, for now"
+    )
     options = parser.parse_args()
     path = RESULTS / "recipes.json"
     rows = json.loads(path.read_text()) if path.is_file() else {}
     for name in options.names:
-        row = look_at(name, options.runs / name, attacked=options.attacked, steps=options.steps)
+        effort = {"attacked": options.attacked, "steps": options.steps}
+        row = look_at(name, options.runs / name, has_file=options.file, **effort)
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
         rows[name] = {"commit": commit, "paper": PAPER.get(name), **row}
         path.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")

@@ -79,14 +79,15 @@ def listed() -> str:
                 f"{folder.name} has no row of its own: python -m experiments.rows.recipes"
             )
         radius = gj.certificates.as_fraction(row["epsilon"])
-        file, count = row["certificate"], row["certificate"]["points"]
+        file = row["certificate"]  # None where it is still to be made: then VRA is that of certify
+        vra = f"{100 * file['vra']:.2f}" if file else f"{100 * row['vra']:.2f} (certify)"
         cells = [
             folder.name,
             config["data"]["name"],
             str(radius),
             f"{100 * row['clean']:.2f}",
-            f"{100 * file['vra']:.2f}",
-            f"{count:,}",
+            vra,
+            f"{row['count']:,}",
             f"{row['parameters']:,}",
             " ".join(row["views"]) or "-",
         ]

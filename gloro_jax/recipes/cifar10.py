@@ -49,6 +49,7 @@ def cifar10_liresnet_small() -> Recipe:
         is_neck_activated=True,
         dense_features=256,
         dense_depth=4,
+        views=("identity", "mirror"),
     )
     training = TrainConfig(
         epsilon=36 / 255,
@@ -70,7 +71,8 @@ def cifar10_liresnet_small_108() -> Recipe:
     training = dataclasses.replace(
         recipe.training, epochs=40, epsilon=108 / 255, epsilon_schedule="[0.1]-[50%:1.1]"
     )
-    return dataclasses.replace(recipe, training=training)
+    model = dataclasses.replace(recipe.model, views=())
+    return dataclasses.replace(recipe, model=model, training=training)
 
 
 def cifar10_liresnet_l12w512() -> Recipe:

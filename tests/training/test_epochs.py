@@ -122,8 +122,15 @@ def test_rows_are_copies(fitted, tiny_data, tmp_path):
     assert rows(tmp_path / "run") == rows(fitted[0])
 
 
-def test_signals_are_the_callers_between_epochs_and_restored_in_any_order(tiny_data, tmp_path):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def heeded():
+    """SIGINT raises KeyboardInterrupt, which a shell may have switched off (a command with &)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_signals_are_the_callers_between_epochs_and_restored(heeded, tiny_data, tmp_path):
     one, two = (gj.training.epochs(MODEL, tiny_data, CONFIG, run=tmp_path / name) for name in "ab")
     next(one)
     next(two)
@@ -133,7 +140,7 @@ def test_signals_are_the_callers_between_epochs_and_restored_in_any_order(tiny_d
     next(two)
     with two, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is heeded
     assert len(list((tmp_path / "b" / "checkpoints").iterdir())) > 0
 
 

@@ -241,7 +241,7 @@ def test_a_finished_run_that_lost_its_checkpoints_is_not_begun_again(tiny_data, 
     run = tmp_path / "copy"
     shutil.copytree(whole.run, run)
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(ValueError, match=r"checkpoints were removed\. Nothing was touched"):
+    with pytest.raises(ValueError, match=r"they were removed, .* Nothing was touched"):
         resume(tiny_data, run)
     assert len(runs.read_metrics(run)) == 6
     assert gj.load(run).digest == gj.load(whole.run).digest

@@ -16,6 +16,7 @@ from typing import Any
 
 import gloro_jax as gj
 from gloro_jax import runs
+from gloro_jax.plain import in_words
 
 ZOO = Path(__file__).parent.parent / "zoo"
 RESULTS = Path(__file__).parent.parent / "results" / "recipes.json"
@@ -78,13 +79,12 @@ def listed() -> str:
             raise ValueError(
                 f"{folder.name} has no row of its own: python -m experiments.rows.recipes"
             )
-        radius = gj.certificates.as_fraction(row["epsilon"])
         file = row["certificate"]  # None where it is still to be made: then VRA is that of certify
         vra = f"{100 * file['vra']:.2f}" if file else f"{100 * row['vra']:.2f} (certify)"
         cells = [
             folder.name,
             config["data"]["name"],
-            str(radius),
+            in_words(row["epsilon"]),
             f"{100 * row['clean']:.2f}",
             vra,
             f"{row['count']:,}",

@@ -122,12 +122,11 @@ def layer_norms(frozen: FrozenNet, spectral: Any, *, steps: int) -> dict[str, di
 
 def operator_estimate(operator: Any, vector: Any, *, steps: int) -> float:
     """The estimate of one operator, or the largest of those that `nn.scan` stacked."""
-    lead = operator.kernel.ndim - operator.kernel_ndim
 
     def estimate(operator: Any, vector: Any) -> Any:
         return operator.estimate(vector, steps=steps).value
 
-    for _ in range(lead):
+    for _ in operator.stack_of():
         estimate = jax.vmap(estimate)
     return float(jnp.max(jit(estimate)(operator, jnp.asarray(vector))))
 

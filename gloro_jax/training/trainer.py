@@ -104,8 +104,8 @@ class Trainer:
     @property
     def learnt(self) -> dict[str, Any]:
         """A copy of what `freeze` needs: weights, and running means where there are any."""
-        kept = {name: self.state.judged[name] for name in ("params", "centering")}
-        return jax.tree.map(np.array, kept)
+        judged = self.state.judged
+        return jax.tree.map(np.array, {name: judged[name] for name in ("params", "centering")})
 
     def snapshot(self) -> Snapshot:
         """Everything `restore` needs, copied.

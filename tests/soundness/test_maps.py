@@ -15,7 +15,7 @@ from gloro_jax.freezing import from_arrays
 from gloro_jax.layers.aol import rescaled
 from gloro_jax.layers.bro import reflector
 from gloro_jax.lipschitz.lower import lower_bound
-from gloro_jax.lipschitz.operators import Matrix
+from gloro_jax.lipschitz.operators import Matrix, WeightedMap
 from gloro_jax.maps import CircularConvolution, ConvexPotential, Translation
 from gloro_jax.pytrees import pytree_dataclass
 from tests import draws
@@ -249,6 +249,48 @@ def test_an_operator_that_is_not_linear_says_so():
 
     with pytest.raises(TypeError, match="Curved is an Operator and its __call__ is not linear"):
         Curved(jnp.eye(3)).estimate(jnp.ones(3), steps=2)
+
+
+@pytree_dataclass()
+class Turned(WeightedMap):
+    """|x W|, an own map with an array of another name."""
+
+    weights: object
+
+    @property
+    def array_ndims(self):
+        return {"weights": 2}
+
+    @property
+    def input_shape(self):
+        return (self.weights.shape[-2],)
+
+    def __call__(self, values, *, precision=None):
+        return jnp.abs(jnp.matmul(values, self.weights, precision=precision))
+
+    def norm(self):
+        return gj.matrix_norm(np.asarray(self.weights))
+
+
+class Own(layers.LipschitzLayer):
+    @nn.compact
+    def __call__(self, x):
+        def make():
+            init, shape = nn.initializers.orthogonal(), (x.shape[-1], 8)
+            return layers.Linear(Turned(self.param("weights", init, shape, jnp.float32)))
+
+        return self.apply_linear(x, make)
+
+
+def test_a_map_of_ones_own_is_trained_frozen_and_reported(tiny_data, tmp_path):
+    net = gj.GloroNet(nn.Sequential([layers.Flatten(), Own(), layers.Dense(8)]), 3)
+    config = gj.training.TrainConfig(epsilon=0.1, epochs=2, batch_size=20)
+    run = tmp_path / "run"
+    result = gj.training.fit(net, tiny_data, config, run=run)
+    pairs = gj.runs.read_summary(run)["norms"]
+    assert len(pairs) == 2
+    assert all(pair["estimate"] <= pair["guaranteed"] * (1 + 1e-5) for pair in pairs.values())
+    assert gj.load(run, net=net).digest == result.frozen.digest
 
 
 class KeepsItsWeights(layers.LipschitzLayer):

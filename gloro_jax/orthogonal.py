@@ -46,7 +46,7 @@ def cholesky(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns
     counts as constant in the gradient, as in the reference.
     """
     # Q does not depend on the scale of X, whose squares might underflow.
-    return _cholesky(matrix / _scale(matrix))
+    return _cholesky(matrix / power_of_two_near(matrix))
 
 
 @jax.custom_vjp
@@ -110,7 +110,7 @@ def newton_schulz(
     """
     if matrix.shape[0] > matrix.shape[1]:
         return newton_schulz(matrix.T, steps=steps).T
-    scaled = matrix / _scale(matrix)
+    scaled = matrix / power_of_two_near(matrix)
     # The spectral norm is at most the root of the largest row sum times the largest column sum.
     sums = jnp.abs(scaled).sum(axis=0).max() * jnp.abs(scaled).sum(axis=1).max()
     x = scaled / jax.lax.stop_gradient(jnp.sqrt(jnp.where(sums > 0, sums, 1.0)))
@@ -153,7 +153,7 @@ def distance_from_orthogonal(matrix: Float[Array, "*stack n n"]) -> Float[Array,
     return jnp.sqrt(jnp.max(jnp.sum(jnp.square(apart), axis=(-2, -1))))
 
 
-def _scale(matrix: Any) -> Any:
+def power_of_two_near(matrix: Any) -> Any:
     """A power of two near the largest entry, such that dividing by it is exact."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix), initial=0.0))
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))

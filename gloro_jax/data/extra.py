@@ -44,8 +44,8 @@ def with_extra(data: Dataset, images: Split, *, share: float) -> Dataset:
             f"Extra images have labels up to {images.labels.max()}, and {data.name} has "
             f"{data.num_classes} classes: they are of the same classes, in the same order."
         )
-    judged = {key for split in (data.validation, data.test) for key in _keys(split)}
-    is_new = np.array([key not in judged for key in _keys(images)], bool)
+    judged = {key for split in (data.validation, data.test) for key in keys(split)}
+    is_new = np.array([key not in judged for key in keys(images)], bool)
     if not is_new.any():
         raise ValueError("Every extra image is a copy of one that is held out: nothing is left.")
     kept = images if is_new.all() else _only(images, is_new)
@@ -58,7 +58,7 @@ def _only(split: Split, is_kept: np.ndarray) -> Split:
     return Split(chosen, split.labels[is_kept])
 
 
-def _keys(split: Split) -> Iterator[bytes]:
+def keys(split: Split) -> Iterator[bytes]:
     """What two images have in common if and only if they are equal, byte for byte."""
     if isinstance(split.images, Pictures):
         yield from split.images.keys()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gloro_jax.data.dataset import Dataset, Split
+from gloro_jax.data.extra import keys
 from gloro_jax.data.pictures import Pictures
 
 _GAP, _MARGIN = 2, 90
@@ -50,8 +51,8 @@ def repeated(split: Split, *, of: Split) -> int:
     """
     if isinstance(of.images, Pictures):
         return -1
-    there = {image.tobytes() for image in of.images}
-    return sum(image.tobytes() in there for image in split.images)
+    there = set(keys(of))
+    return sum(key in there for key in keys(split))
 
 
 def contact_sheet(data: Dataset, path: Path, *, columns: int = 16) -> None:

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
+from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape, new_bias
 from gloro_jax.layers.dense import orthogonal
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import Padding, Pair, as_pair, resolve_padding
 from gloro_jax.lipschitz.operators import Convolution, Matrix
+from gloro_jax.orthogonal import power_of_two_near
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -36,7 +37,10 @@ class AolDense(LipschitzLayer):
         def make() -> Linear:
             shape = (feature_count(x, self), self.features)
             kernel = jnp.asarray(self.param("kernel", orthogonal, shape, jnp.float32))
-            return Linear(Matrix(rescaled(kernel[None, None])[0, 0]), _bias(self))
+            return Linear(
+                Matrix(rescaled(kernel[None, None])[0, 0]),
+                new_bias(self, self.features, is_wanted=self.use_bias),
+            )
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
@@ -70,7 +74,10 @@ class AolConv(LipschitzLayer):
             pads = resolve_padding(self.padding, image_size=size, window=window, strides=strides)
             shape = (*window, channels, self.features)
             kernel = rescaled(jnp.asarray(self.param("kernel", orthogonal, shape, jnp.float32)))
-            return Linear(Convolution(kernel, size, strides, pads), _bias(self))
+            return Linear(
+                Convolution(kernel, size, strides, pads),
+                new_bias(self, self.features, is_wanted=self.use_bias),
+            )
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
@@ -81,8 +88,7 @@ def rescaled(kernel: Any) -> Any:
     Channel i is correlated with every channel j at every shift; the sum of the absolute values is
     the row sum of |A^T A| in the middle of a large image, and no row sum is larger elsewhere.
     """
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(kernel)))
-    unit = kernel / jnp.where(largest > 0, largest, 1.0)  # squares of small weights vanish
+    unit = kernel / power_of_two_near(kernel)  # squares of small weights vanish
     kh, kw = kernel.shape[:2]
     correlations = jax.lax.conv_general_dilated(
         jnp.moveaxis(unit, 2, 0),
@@ -96,9 +102,3 @@ def rescaled(kernel: Any) -> Any:
     is_zero = sums == 0
     factor = jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, sums)))
     return unit * factor[None, None, :, None]
-
-
-def _bias(layer: Any) -> Any:
-    if not layer.use_bias:
-        return None
-    return layer.param("bias", nn.initializers.zeros, (layer.features,), jnp.float32)

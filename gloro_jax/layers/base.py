@@ -176,6 +176,13 @@ def feature_count(x: Bounded, layer: nn.Module) -> int:
     return x.shape[1]
 
 
+def new_bias(layer: nn.Module, features: int, *, is_wanted: bool = True) -> Any:
+    """A layer's parameter "bias", (features,), zeros to begin with; None where it is not wanted."""
+    if not is_wanted:
+        return None
+    return layer.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+
+
 def add_bias(values: Any, bias: Any) -> Any:
     """`values` plus a bias along the last axis, in the precision of `values`."""
     return values + jnp.reshape(bias, (1,) * (values.ndim - 1) + (-1,)).astype(values.dtype)

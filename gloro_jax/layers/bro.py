@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
+from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape, new_bias
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.maps.circular import CircularConvolution, check_size
+from gloro_jax.orthogonal import power_of_two_near
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -40,7 +41,10 @@ class BroDense(LipschitzLayer):
             rank = _checked_rank(self, features)
             init = nn.initializers.normal(features**-0.5)
             columns = jnp.asarray(self.param("columns", init, (features, rank), jnp.float32))
-            return Linear(Matrix(reflector(columns, ridge=self.ridge).T), _bias(self, features))
+            return Linear(
+                Matrix(reflector(columns, ridge=self.ridge).T),
+                new_bias(self, features, is_wanted=self.use_bias),
+            )
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
@@ -87,12 +91,11 @@ class BroConv(LipschitzLayer):
             shape = (self.kernel_size, self.kernel_size, channels, rank)
             init = nn.initializers.normal((self.kernel_size**2 * channels) ** -0.5)
             columns = jnp.asarray(self.param("columns", init, shape, jnp.float32))
-            largest = jax.lax.stop_gradient(jnp.max(jnp.abs(columns)))
-            unit = columns / jnp.where(largest > 0, largest, 1.0)
+            unit = columns / power_of_two_near(columns)
             blocks = reflector(jnp.fft.rfft2(unit, s=grid, axes=(0, 1)), ridge=self.ridge)
             kernel = jnp.fft.irfft2(jnp.swapaxes(blocks, -1, -2), s=grid, axes=(0, 1))
             operator = CircularConvolution(kernel, (height, width), margin)
-            return Linear(operator, _bias(self, channels))
+            return Linear(operator, new_bias(self, channels, is_wanted=self.use_bias))
 
         return self.apply_linear(x, make, trained_norm=1.0)
 
@@ -131,9 +134,3 @@ def _checked_rank(layer: Any, width: int) -> int:
             f"its input: rank is at least 1 and below {width}, got {rank}."
         )
     return rank
-
-
-def _bias(layer: Any, features: int) -> Any:
-    if not layer.use_bias:
-        return None
-    return layer.param("bias", nn.initializers.zeros, (features,), jnp.float32)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer, check_bounded, image_shape
+from gloro_jax.layers.base import Linear, LipschitzLayer, check_bounded, image_shape, new_bias
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.norms import two_norm
 from gloro_jax.lipschitz.operators import Convolution
@@ -94,8 +94,7 @@ class ChannelMix(LipschitzLayer):
             height, width, channels = image_shape(x, self)
             shape, init = (channels, channels), special_orthogonal
             kernel = jnp.asarray(self.param("orthogonal", init, shape, jnp.float32))
-            zeros = nn.initializers.zeros
-            bias = self.param("bias", zeros, (channels,), jnp.float32) if self.use_bias else None
+            bias = new_bias(self, channels, is_wanted=self.use_bias)
             operator = Convolution(kernel[None, None], (height, width), (1, 1), _NO_PADS)
             return Linear(operator, bias)
 

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape
+from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count, image_shape, new_bias
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.geometry import as_pair, resolve_padding
 from gloro_jax.lipschitz.operators import Convolution, Matrix
@@ -37,7 +37,7 @@ class OrthogonalDense(LipschitzLayer):
             inputs = feature_count(x, self)
             init = nn.initializers.normal(inputs**-0.5)
             kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
-            bias = _bias(self, self.features) if self.use_bias else None
+            bias = new_bias(self, self.features, is_wanted=self.use_bias)
             return Linear(Matrix(_columns(kernel, self.method)), bias)
 
         return self.apply_linear(x, make, trained_norm=_NORM)
@@ -68,7 +68,7 @@ class ChordDense(LipschitzLayer):
             gain = self.param("gain", nn.initializers.ones, (features,), jnp.float32)
             eye = jnp.eye(features, dtype=jnp.float32)
             near = eye + jnp.asarray(kernel) * (self.scale * gain)[None, :]
-            return Linear(Matrix(_columns(near, self.method)), _bias(self, features))
+            return Linear(Matrix(_columns(near, self.method)), new_bias(self, features))
 
         return self.apply_linear(x, make, trained_norm=_NORM)
 
@@ -107,7 +107,7 @@ class OrthogonalPatches(LipschitzLayer):
                 "SAME", image_size=(height, width), window=window, strides=window
             )
             operator = Convolution(flat.reshape(shape), (height, width), window, pads)
-            return Linear(operator, _bias(self, self.features) if self.use_bias else None)
+            return Linear(operator, new_bias(self, self.features, is_wanted=self.use_bias))
 
         return self.apply_linear(x, make, trained_norm=_NORM)
 
@@ -115,7 +115,3 @@ class OrthogonalPatches(LipschitzLayer):
 def _columns(kernel: Any, method: Orthogonalization) -> Any:
     """An (in, out) kernel with one row of `orthogonalized` per output."""
     return orthogonalized(jnp.asarray(kernel).T, method=method).T
-
-
-def _bias(layer: LipschitzLayer, features: int) -> Any:
-    return layer.param("bias", nn.initializers.zeros, (features,), jnp.float32)

@@ -14,16 +14,15 @@ from gloro_jax.layers import (
     BetaAbs,
     ChannelMix,
     ChannelShift,
-    ChordDense,
     Flatten,
     L2Pool,
     MinMax,
     Normalize,
-    OrthogonalDense,
     OrthogonalPatches,
     Position,
 )
 from gloro_jax.lipschitz.bounded import Bounded
+from gloro_jax.models.liresnet import dense_tail, net_of
 from gloro_jax.plain import settle
 
 Readout = Literal["l2", "patches"]
@@ -94,13 +93,7 @@ class LipNext:
             )
         if self.readout not in ("l2", "patches"):
             raise ValueError(f"readout is 'l2' or 'patches', got {self.readout!r}.")
-        return GloroNet(
-            _Body(self),
-            self.num_classes,
-            is_head_normalized=True,
-            views=self.views,
-            is_trained_on_views=self.is_trained_on_views,
-        )
+        return net_of(_Body(self), self)
 
 
 class _Body(nn.Module):
@@ -126,9 +119,4 @@ class _Body(nn.Module):
             x = Flatten(name="flatten")(x)
         if not config.dense_features:
             return x
-        x = OrthogonalDense(config.dense_features, name="neck_dense")(x)
-        x = MinMax(name="neck_dense_activation")(x)
-        for i in range(1, config.dense_depth + 1):
-            x = ChordDense(config.dense_depth**-0.5, name=f"dense{i}")(x)
-            x = MinMax(name=f"dense{i}_activation")(x)
-        return x
+        return dense_tail(x, config.dense_features, config.dense_depth)

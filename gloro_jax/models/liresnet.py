@@ -72,7 +72,7 @@ class LiResNet:
                 none.
         """
         _check(self, "width", "neck_features", "dense_features")
-        return _net(_LiResNetBody(self), self)
+        return net_of(_LiResNetBody(self), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ChordLiResNet:
         _check(self, *even)
         if self.dense_depth < 1:
             raise ValueError(f"dense_depth must be at least 1, got {self.dense_depth}.")
-        return _net(_ChordBody(self), self)
+        return net_of(_ChordBody(self), self)
 
 
 class _LiResNetBody(nn.Module):
@@ -153,16 +153,23 @@ class _ChordBody(nn.Module):
         if config.is_neck_activated:
             x = MinMax(name="neck_activation")(x)
         x = Flatten(name="flatten")(x)
-        x = OrthogonalDense(config.dense_features, method=method, name="neck_dense")(x)
-        x = MinMax(name="neck_dense_activation")(x)
-        scale = config.dense_depth**-0.5
-        for i in range(1, config.dense_depth + 1):
-            x = ChordDense(scale, method, name=f"dense{i}")(x)
-            x = MinMax(name=f"dense{i}_activation")(x)
-        return x
+        return dense_tail(x, config.dense_features, config.dense_depth, method=method)
 
 
-def _net(body: nn.Module, config: LiResNet | ChordLiResNet) -> GloroNet:
+def dense_tail(
+    x: Bounded, features: int, depth: int, *, method: Orthogonalization = "cholesky"
+) -> Bounded:
+    """An orthonormalised dense layer and `depth` CHORD layers; inside a compact `__call__`."""
+    x = OrthogonalDense(features, method=method, name="neck_dense")(x)
+    x = MinMax(name="neck_dense_activation")(x)
+    for i in range(1, depth + 1):
+        x = ChordDense(depth**-0.5, method, name=f"dense{i}")(x)
+        x = MinMax(name=f"dense{i}_activation")(x)
+    return x
+
+
+def net_of(body: nn.Module, config: Any) -> GloroNet:
+    """The network of a body, and of a config that has classes and views; its head is normalised."""
     return GloroNet(
         body,
         config.num_classes,

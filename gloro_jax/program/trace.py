@@ -128,7 +128,11 @@ def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced
         other = _walked(net, body, input_shape, batch=_BESIDE)[1]
         _check_examples_are_apart(walk, other)
     if net.views:
-        views.stack(net.views, jnp.zeros((1, *input_shape)))  # they fit such images, or an error
+        # They fit such images, or an error.
+        jax.eval_shape(
+            lambda x: views.stack(net.views, x),
+            jax.ShapeDtypeStruct((1, *input_shape), jnp.float32),
+        )
         steps = (Step.of_views(views.parse(net.views), steps),)
     program = Program(without_numbers(closed), steps, tuple(net.views))
     return Traced(program, walk.result.lipschitz, _longest(walk))

@@ -1,8 +1,11 @@
 """MNIST and Fashion-MNIST: the networks of Leino et al. 2021, trained with EMMA."""
 
+import dataclasses
+
 from gloro_jax.data.augment import Augmentation
 from gloro_jax.data.dataset import DataConfig
-from gloro_jax.models import ChordLiResNet, gloro_2c2f, gloro_4c3f
+from gloro_jax.models import gloro_2c2f, gloro_4c3f
+from gloro_jax.recipes.cifar10 import cifar10_liresnet_small
 from gloro_jax.recipes.recipe import Recipe
 from gloro_jax.training.config import TrainConfig
 
@@ -26,14 +29,7 @@ def mnist_liresnet_small() -> Recipe:
     Hu, Leino, Wang, Fredrikson, A Recipe for Improved Certifiable Robustness, ICLR 2024, at half a
     million parameters; no figure to compare with.
     """
-    model = ChordLiResNet(
-        depth=4,
-        width=32,
-        neck_features=128,
-        is_neck_activated=True,
-        dense_features=256,
-        dense_depth=4,
-    )
+    model = dataclasses.replace(cifar10_liresnet_small().model, width=32, views=())
     training = TrainConfig(
         epsilon=0.3,
         epochs=25,

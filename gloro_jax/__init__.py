@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gloro_jax import testing as testing
     from gloro_jax import torch_import as torch_import
     from gloro_jax import training as training
+    from gloro_jax import verifiers as verifiers
     from gloro_jax.certification import Certificate as Certificate
     from gloro_jax.certification import certify as certify
     from gloro_jax.freezing import freeze as freeze
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 # asked for, so that the command line can say its usage before JAX is imported.
 _ROOMS = {
     "certificates data evaluation export layers losses models recipes runs testing torch_import "
-    "training": "",
+    "training verifiers": "",
     "Certificate certify": "certification",
     "freeze": "freezing",
     "FrozenNet": "frozen_net",

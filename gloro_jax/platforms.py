@@ -119,6 +119,16 @@ def in_32_bits(fn: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+@contextlib.contextmanager
+def in_64_bits() -> Iterator[None]:
+    """Programs called meanwhile compute in float64 on the host, where IEEE 754 is followed.
+
+    They must not be called outside as well: what they compile to here is for the host.
+    """
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), compiling_for("cpu"):
+        yield
+
+
 def scan_unroll(length: int) -> int:
     """How far to unroll a scan whose body differentiates convolutions.
 

@@ -54,6 +54,9 @@ SIGNATURES = {
     "export.write": "(frozen, *, out, epsilon, about)",
     "export.read": "(folder)",
     "torch_import.import_torch": "(file, *, out, epsilon, data, image_size)",
+    "verifiers.Verifier.verify": "(self, frozen, x, labels, *, norm, radius, box)",
+    "verifiers.Verifier.certified_radius": "(self, frozen, x, *, norm, box)",
+    "verifiers.Smoothing.certify": "(self, frozen, x, *, key)",
     "testing.check_lipschitz": "(layer, input_shape, *, seed, points, weight_scales)",
 }
 NAMES = {
@@ -61,7 +64,7 @@ NAMES = {
     "PowerIteration", "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify",
     "conv_norm", "data", "evaluation", "export", "freeze", "init_spectral", "layers", "load",
     "losses", "matrix_norm", "models", "power_iteration", "recipes", "runs", "testing",
-    "torch_import", "training",
+    "torch_import", "training", "verifiers",
 }  # fmt: skip
 
 

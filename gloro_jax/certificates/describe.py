@@ -1,14 +1,11 @@
-"""A frozen network in the words of the certificate format: steps, and names of arrays."""
+"""A frozen network as a certificate file describes it, if each of its steps has a proof there."""
 
 from typing import Any
-
-import numpy as np
 
 from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.lipschitz.steps import Steps
-
-_HEAD = {"kernel": "head/head/kernel", "bias": "head/head/bias"}
+from gloro_jax.network import HEAD
 
 
 def describe(frozen: FrozenNet) -> dict[str, Any]:
@@ -25,15 +22,9 @@ def describe(frozen: FrozenNet) -> dict[str, Any]:
     _check_named(steps)
     return {
         "network": [step.plain() for step in steps],
-        "head": dict(_HEAD),
+        "head": dict(HEAD),
         "input": list(frozen.input_shape),
     }
-
-
-def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:
-    """Kernels and biases as executed, by the names that `describe` uses."""
-    bounds = ("/norm", "lipschitz", "longest", "head/distances")
-    return {name: array for name, array in frozen.arrays().items() if not name.endswith(bounds)}
 
 
 def _check_named(steps: Steps) -> None:

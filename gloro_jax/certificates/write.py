@@ -23,9 +23,10 @@ import safetensors.numpy
 from gloro_jax.alarms import lower_norms, norm_alarm
 from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.certificates.claims import claim_norm
-from gloro_jax.certificates.describe import describe, weights
+from gloro_jax.certificates.describe import describe
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.network import weights
 from gloro_jax.paths import local
 from gloro_jax.plain import exact
 from gloro_jax.platforms import jit

@@ -18,6 +18,7 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax train RECIPE --run DIR   train a network and keep it, frozen, in a folder DIR
   gloro-jax certify DIR              certify the test images of a run, with guaranteed bounds
   gloro-jax check FILE               prove a certificate file again (certify DIR --out FILE)
+  gloro-jax verify DIR               bounds of other verifiers, and complete ones, on its images
   gloro-jax attack DIR               search for a change of prediction inside certified radii
   gloro-jax report DIR...            one page per run, or one that compares several
   gloro-jax views DIR --out NEW --views identity mirror   a run averaged over views of each image
@@ -78,6 +79,7 @@ _FILES = {
     "demo": "train",
     "certify": "evaluate",
     "attack": "evaluate",
+    "verify": "verify",
     "check": "check",
     "views": "views",
     "report": "report",

@@ -1,0 +1,1 @@
+"""Complete verifiers: given time, they decide every image."""

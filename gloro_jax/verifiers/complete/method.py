@@ -1,0 +1,183 @@
+"""What complete methods share: they look at one image at a time, within a time limit."""
+
+import abc
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.network import Network
+from gloro_jax.platforms import in_64_bits, jit
+from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.crown import Crown
+from gloro_jax.verifiers.incomplete import bracket
+from gloro_jax.verifiers.regions import Box, Norm, region
+from gloro_jax.verifiers.rules import chain_of, check_rules
+from gloro_jax.verifiers.scores import (
+    charge_of,
+    in_float64,
+    is_inside,
+    is_misclassified,
+    predictions,
+)
+from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
+
+_FURTHER = (0.0, *np.geomspace(1e-12, 1e-3, 10))
+
+
+class Goal(NamedTuple):
+    """One image, and what is to be shown of it.
+
+    Attributes:
+        x: (*shape), float64.
+        label: its class.
+        norm: of the ball.
+        radius: of the ball.
+        box: as for `Verifier.verify`.
+        deadline: in seconds of `time.perf_counter`.
+    """
+
+    x: np.ndarray
+    label: int
+    norm: Norm
+    radius: float
+    box: Box
+    deadline: float
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return time.perf_counter() > self.deadline
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest value of each pixel."""
+        low, high = self.x - self.radius, self.x + self.radius
+        if self.box is None:
+            return low, high
+        return np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
+
+    def inside(self, point: np.ndarray) -> np.ndarray:
+        """A point of the region near a point that a solver found."""
+        limits = (-np.inf, np.inf) if self.box is None else self.box
+        point = np.clip(point.reshape(self.x.shape), *limits)
+        radius = self.radius * (1 - 1e-12)
+        if self.norm == "linf":
+            return np.clip(point, self.x - radius, self.x + radius)
+        moved = point - self.x
+        length = float(np.sqrt(np.square(moved).sum()))
+        return point if length <= radius else self.x + moved * (radius / length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Complete(Verifier):
+    """A method that decides every image, given time.
+
+    VERIFIED is "numerical": it rests on a solver, or on arithmetic whose errors are not counted. A
+    witness is checked in float64, rounding counted, and its distance exactly.
+
+    Attributes:
+        time_limit: seconds for an image; UNKNOWN after that.
+    """
+
+    time_limit: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for a time limit that is not positive."""
+        if not self.time_limit > 0:
+            raise ValueError(f"time_limit is a positive number of seconds, got {self.time_limit}.")
+
+    @abc.abstractmethod
+    def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
+        """VERIFIED, UNKNOWN, or a point that may be a witness."""
+
+    def _check_network(self, network: Network) -> None:
+        check_rules(network, method=self.name)
+
+    def _verdicts(
+        self,
+        network: Network,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        norm: Norm,
+        radius: float,
+        box: Box,
+    ) -> Verdicts:
+        wide = images.astype(np.float64)
+        is_wrong = is_misclassified(network, images, labels)
+        status, witness = np.zeros(len(wide), int), np.full(wide.shape, np.nan)
+        seconds = np.zeros(len(wide))
+        for i, x in enumerate(wide):
+            began = time.perf_counter()
+            goal = Goal(x, int(labels[i]), norm, radius, box, began + self.time_limit)
+            found = x if is_wrong[i] else self.decide(network, goal)
+            if isinstance(found, np.ndarray):
+                point = witness_near(network, goal, found)
+                status[i] = Status.UNKNOWN if point is None else Status.FALSIFIED
+                witness[i] = np.nan if point is None else point
+            else:
+                status[i] = found
+            seconds[i] = time.perf_counter() - began
+        words = np.where(status == Status.VERIFIED, "numerical", "")
+        return Verdicts(status, witness, seconds, words)
+
+    def _radii(self, network: Network, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
+        likely, wide = predictions(network, images), images.astype(np.float64)
+        found = np.zeros(len(images))
+        for i in np.flatnonzero(likely >= 0):
+            deadline = time.perf_counter() + self.time_limit
+            goal = Goal(wide[i], int(likely[i]), norm, 0.0, box, deadline)
+            found[i] = self.radius_of(network, goal)
+        return found
+
+    def radius_of(self, network: Network, goal: Goal) -> float:
+        """The radius of one image, by bisection unless a method knows a shorter way."""
+
+        def holds(radii: np.ndarray) -> np.ndarray:
+            if goal.is_late:
+                return np.zeros(1, bool)
+            found = self.decide(network, goal._replace(radius=float(radii[0])))
+            return np.array([not isinstance(found, np.ndarray) and found == Status.VERIFIED])
+
+        return float(bracket(holds, np.array([0.01]), factor=4.0, close=3e-6)[0])
+
+
+def witness_near(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
+    """A witness at a point or a little further out, for solvers stop at the boundary itself."""
+    away = point.reshape(goal.x.shape) - goal.x
+    tries = [goal.inside(goal.x + (1 + share) * away) for share in _FURTHER]
+    found = is_misclassified(network, np.stack(tries), np.full(len(tries), goal.label))
+    for i in np.flatnonzero(found):
+        if is_witness(network, goal, tries[i]):
+            return tries[i]
+    return None
+
+
+def is_witness(network: Network, goal: Goal, point: np.ndarray) -> bool:
+    """Whether a point is in the region, exactly, and has another class, rounding counted."""
+    points, labels = point[None], np.array([goal.label])
+    inside = is_inside(points, goal.x[None], norm=goal.norm, radius=goal.radius, box=goal.box)
+    return bool(inside[0]) and bool(is_misclassified(network, points, labels)[0])
+
+
+@jit
+def _relu_bounds(network: Network, area: Any) -> Any:
+    chain = chain_of(network)
+    walk = Walk(area, None, charge_of(chain, area.centre.dtype))
+    Crown().margins(network, chain, walk, np.zeros(len(area.centre), np.int64), ())
+    ends = [
+        [walk.units[unit][side].reshape(len(area.centre), -1) for unit in sorted(walk.units)]
+        for side in (0, 1)
+    ]
+    nothing = jnp.zeros((len(area.centre), 0))
+    return [jnp.concatenate([nothing, *parts], axis=1) for parts in ends]
+
+
+def relu_bounds(network: Network, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the inputs of all ReLUs over the region, (h,) each, by Crown in float64."""
+    with in_64_bits():
+        area = region(goal.x[None], np.array([goal.radius]), norm=goal.norm, box=goal.box)
+        low, high = _relu_bounds(in_float64(network), area)
+    return np.asarray(low)[0], np.asarray(high)[0]

@@ -1,0 +1,101 @@
+"""The nearest point of a polytope, by scipy's solvers."""
+
+import numpy as np
+import scipy.optimize
+
+from gloro_jax.verifiers.complete.unrolled import Unrolled
+from gloro_jax.verifiers.regions import Box, Norm
+
+
+class Pattern:
+    """The affine functions that a network is where each ReLU is on or off as a pattern says.
+
+    Attributes:
+        is_on: (h,).
+        units: the inputs of all ReLUs are units[0] x + units[1], (h, d) and (h,).
+        scores: the scores likewise, (m, d) and (m,).
+    """
+
+    def __init__(self, plan: Unrolled, is_on: np.ndarray) -> None:
+        self.is_on, d = is_on, plan.pixels
+        matrix, constant = plan.units
+        # An input depends on outputs of ReLUs before it: a triangular system.
+        inner = np.eye(len(constant)) - matrix[:, d:] * is_on
+        solved = scipy.linalg.solve_triangular(
+            inner, np.column_stack([matrix[:, :d], constant]), lower=True, unit_diagonal=True
+        )
+        self.units = (solved[:, :-1], solved[:, -1])
+        scores, offset = plan.scores
+        hidden = scores[:, d:] * is_on
+        self.scores = (scores[:, :d] + hidden @ self.units[0], offset + hidden @ self.units[1])
+
+    def region(self) -> tuple[np.ndarray, np.ndarray]:
+        """G and g, with G x <= g where the network has this pattern."""
+        signs = np.where(self.is_on, -1.0, 1.0)
+        return signs[:, None] * self.units[0], -signs * self.units[1]
+
+    def leads(self, label: int) -> tuple[np.ndarray, np.ndarray]:
+        """The label's score minus each score, (m, d) and (m,)."""
+        matrix, constant = self.scores
+        return matrix[label] - matrix, constant[label] - constant
+
+
+def nearest(
+    x: np.ndarray, rows: np.ndarray, limits: np.ndarray, *, norm: Norm, box: Box
+) -> tuple[float, np.ndarray | None]:
+    """The point nearest to x (d,) with rows point <= limits, and its distance.
+
+    Returns:
+        Infinity and None where there is none.
+    """
+    if box is not None:
+        eye = np.eye(len(x))
+        rows = np.concatenate([rows, eye, -eye])
+        limits = np.concatenate([limits, np.full(len(x), box[1]), np.full(len(x), -box[0])])
+    room = limits - rows @ x
+    # A row of zeros says nothing of x, but may say that there is no point.
+    sizes = np.sqrt(np.square(rows).sum(axis=1))
+    is_empty = sizes < 1e-12
+    if (room[is_empty] < -1e-9).any():
+        return np.inf, None
+    rows, room = rows[~is_empty] / sizes[~is_empty, None], room[~is_empty] / sizes[~is_empty]
+    if not len(rows) or (room >= 0).all():
+        return 0.0, x
+    moved = _shortest(rows, room) if norm == "l2" else _flattest(rows, room)
+    if moved is None:
+        return np.inf, None
+    length = np.sqrt(np.square(moved).sum()) if norm == "l2" else np.abs(moved).max()
+    return float(length), x + moved
+
+
+def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
+    """The shortest move with rows move <= room (least distance programming, Lawson and Hanson).
+
+    The residual r of the non-negative least squares problem |(rows^T; room^T) u - (0, -1)| is
+    proportional to (move, -1); where it vanishes there is no move.
+    """
+    scale = np.abs(room).max()
+    system = np.vstack([rows.T, room[None] / scale])
+    goal = np.zeros(len(system))
+    goal[-1] = -1.0
+    found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
+    residual = system @ found.x - goal
+    if residual[-1] < 1e-10:
+        return None
+    move = -residual[:-1] / residual[-1] * scale
+    return move if (rows @ move <= room + 1e-6 * (1 + scale)).all() else None
+
+
+def _flattest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
+    """The move with the least largest entry."""
+    d = rows.shape[1]
+    eye, ones = np.eye(d), np.ones((d, 1))
+    matrix = np.block([[rows, np.zeros((len(rows), 1))], [eye, -ones], [-eye, -ones]])
+    found = scipy.optimize.linprog(
+        np.append(np.zeros(d), 1.0),
+        matrix,
+        np.concatenate([room, np.zeros(2 * d)]),
+        bounds=[(None, None)] * d + [(0, None)],
+        method="highs",
+    )
+    return found.x[:-1] if found.status == 0 else None

@@ -1,0 +1,151 @@
+"""Projections: fast geometric projections (Fromherz, Leino, Fredrikson, Parno, Pasareanu 2021)."""
+
+import dataclasses
+import heapq
+import itertools
+from typing import Any, Literal
+
+import numpy as np
+
+from gloro_jax.network import Network
+from gloro_jax.verifiers.complete.method import Complete, Goal, is_witness
+from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
+from gloro_jax.verifiers.complete.unrolled import unrolled
+from gloro_jax.verifiers.regions import Norm
+from gloro_jax.verifiers.verdicts import Status
+
+_ROOM = 1 + 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Projections(Complete):
+    """Walks over the regions on which a network is affine, from the image outwards.
+
+    A region that meets the ball is reached through facets within the ball, and a facet is no
+    nearer than its hyperplane, whose distance is a projection. Hyperplanes are taken in the order
+    of their distances, which are all to the image itself.
+
+    Attributes:
+        mode: "complete" finds, where the boundary between two classes in a region may be near, its
+            nearest point by a quadratic or linear program. "incomplete" tries the projection to the
+            boundary's hyperplane as a witness, and else says UNKNOWN. "lower_bound" does so too,
+            and its radius is the distance of the first such hyperplane; the other modes' radius is
+            that of the boundary, where "incomplete" finds it.
+    """
+
+    mode: Literal["incomplete", "lower_bound", "complete"] = "complete"
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for an unknown mode or a time limit that is not positive."""
+        super().__post_init__()
+        known = ("incomplete", "lower_bound", "complete")
+        if self.mode not in known:
+            raise ValueError(f"mode is one of {', '.join(known)}, got {self.mode!r}.")
+
+    def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
+        """Searches up to the radius."""
+        status, _, point = _Search(self, network, goal).run(goal.radius)
+        return point if point is not None else status
+
+    def radius_of(self, network: Network, goal: Goal) -> float:
+        """The distance at which the search ends; a lower bound if the time is up before."""
+        _, radius, _ = _Search(self, network, goal).run(np.inf)
+        return max(radius * (1 - 1e-9), 0.0)
+
+
+class _Search:
+    """A queue of hyperplanes by their distance to the image."""
+
+    def __init__(self, method: Projections, network: Network, goal: Goal) -> None:
+        self.method, self.network, self.goal = method, network, goal
+        self.plan, self.x = unrolled(network), goal.x.ravel()
+        self.queue: list[Any] = []
+        self.number, self.visited = itertools.count(), set()
+        self._visit(Pattern(self.plan, self._pattern_at(self.x)))
+
+    def run(self, limit: float) -> tuple[Status, float, np.ndarray | None]:
+        """What is found up to a distance: a status, how far was seen, and perhaps a witness."""
+        seen = 0.0
+        while self.queue and self.queue[0][0] <= limit * _ROOM:
+            if self.goal.is_late:
+                return Status.UNKNOWN, seen, None
+            distance, _, kind, pattern, index = heapq.heappop(self.queue)
+            seen = max(seen, distance)
+            if kind == "unit":
+                self._cross(pattern, index)
+            elif kind == "point":
+                return Status.UNKNOWN, seen, self.goal.inside(index)
+            elif (found := self._boundary(pattern, index)) is not None:
+                return found[0], seen, found[1]
+        return Status.VERIFIED, limit if self.queue else np.inf, None
+
+    def _boundary(self, pattern: Pattern, rival: int) -> tuple[Status, np.ndarray | None] | None:
+        rows, constants = pattern.leads(self.goal.label)
+        if self.method.mode == "complete":
+            sides, limits = pattern.region()
+            distance, point = nearest(
+                self.x,
+                np.vstack([sides, rows[rival]]),
+                np.append(limits, -constants[rival]),
+                norm=self.goal.norm,
+                box=self.goal.box,
+            )
+            if point is not None:
+                self._push(distance, "point", pattern, point)
+            return None
+        step = _step(rows[rival], float(rows[rival] @ self.x + constants[rival]), self.goal.norm)
+        point = self.goal._replace(radius=np.inf).inside(self.x + step * (1 + 1e-9))
+        if is_witness(self.network, self.goal, point):
+            return Status.UNKNOWN, point
+        return Status.UNKNOWN, None
+
+    def _cross(self, pattern: Pattern, unit: int) -> None:
+        is_on = pattern.is_on.copy()
+        is_on[unit] = not is_on[unit]
+        if is_on.tobytes() not in self.visited:
+            self._visit(Pattern(self.plan, is_on))
+
+    def _visit(self, pattern: Pattern) -> None:
+        self.visited.add(pattern.is_on.tobytes())
+        for unit, distance in enumerate(_distances(*pattern.units, self.x, self.goal.norm)):
+            self._push(distance, "unit", pattern, unit)
+        rows, constants = pattern.leads(self.goal.label)
+        distances = _distances(rows, constants, self.x, self.goal.norm, is_signed=True)
+        for rival, distance in enumerate(distances):
+            if rival != self.goal.label:
+                self._push(distance, "boundary", pattern, rival)
+
+    def _push(self, distance: float, kind: str, pattern: Pattern, index: Any) -> None:
+        if np.isfinite(distance):
+            heapq.heappush(self.queue, (distance, next(self.number), kind, pattern, index))
+
+    def _pattern_at(self, x: np.ndarray) -> np.ndarray:
+        matrix, constant = self.plan.units
+        d, is_on, outputs = self.plan.pixels, np.zeros(len(constant), bool), np.zeros(len(constant))
+        for unit in range(len(constant)):
+            value = matrix[unit, :d] @ x + matrix[unit, d:] @ outputs + constant[unit]
+            is_on[unit], outputs[unit] = value > 0, max(value, 0)
+        return is_on
+
+
+def _distances(
+    rows: np.ndarray, constants: np.ndarray, x: np.ndarray, norm: Norm, *, is_signed: bool = False
+) -> np.ndarray:
+    """From x to the hyperplanes rows x + constants = 0; infinity where there is none.
+
+    Signed, 0 where x is on the negative side: a region's affine function may say at the image,
+    outside the region, that another class is ahead.
+    """
+    values = rows @ x + constants
+    away = np.maximum(values, 0) if is_signed else np.abs(values)
+    sizes = np.sqrt(np.square(rows).sum(1)) if norm == "l2" else np.abs(rows).sum(1)
+    flat = np.where(is_signed & (values <= 0), 0.0, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sizes > 0, away / sizes, flat)
+
+
+def _step(row: np.ndarray, value: float, norm: Norm) -> np.ndarray:
+    """The shortest move from where a function has a value to where it is 0."""
+    if norm == "l2":
+        return -value * row / max(np.square(row).sum(), 1e-300)
+    return -value * np.sign(row) / max(np.abs(row).sum(), 1e-300)

@@ -1,0 +1,200 @@
+"""Methods that bound margins from below: a float32 hint first, then a float64 proof.
+
+A float32 bound of a ReLU's input that is slightly wrong makes an unstable ReLU look stable, and
+nothing later repairs that. What float32 verifies is therefore proved again in float64, every bound
+of every ReLU anew, with rounding counted; of the float32 pass it uses at most slopes, any of which
+are admissible.
+"""
+
+import abc
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gloro_jax.network import Network
+from gloro_jax.platforms import in_64_bits, jit
+from gloro_jax.verifiers.boxes import Walk, entries
+from gloro_jax.verifiers.operations import Chain, relus
+from gloro_jax.verifiers.regions import Box, Norm, region
+from gloro_jax.verifiers.rules import chain_of, check_rules
+from gloro_jax.verifiers.scores import (
+    batches,
+    charge_of,
+    in_float64,
+    is_misclassified,
+    predictions,
+)
+from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
+
+_NUMBERS = 2**27  # in the rows of one batch of images
+_CLOSE = 1e-6  # the relative gap at which the search for a radius ends
+_LARGEST = 2.0**60
+
+
+@dataclasses.dataclass(frozen=True)
+class Incomplete(Verifier):
+    """A method whose lower bound of a margin may be below its least value.
+
+    Attributes:
+        is_rounding_counted: whether what float32 verifies is proved again in float64; without it,
+            verdicts are "numerical", and radii those of float32.
+    """
+
+    is_rounding_counted: bool = True
+
+    @abc.abstractmethod
+    def margins(
+        self, network: Network, chain: Chain, walk: Walk, labels: Any, aid: Any
+    ) -> tuple[Any, Any]:
+        """Lower bounds of the label's lead over each class, inside a program.
+
+        Args:
+            network: with arrays of the precision to compute with.
+            chain: its operations.
+            walk: knows the region, and what rounding is charged.
+            labels: (n,).
+            aid: from a float32 pass before, or ().
+
+        Returns:
+            (n, m), where the label's own entry means nothing, and an aid for the float64 pass.
+        """
+
+    def hint(
+        self, network: Network, images: Any, radius: Any, labels: Any, *, norm: Norm, box: Box
+    ) -> tuple[Any, Any]:
+        """The margins in float32, and an aid."""
+        return _hint(network, images, radius, labels, (), method=self, norm=norm, box=box)
+
+    def _check_network(self, network: Network) -> None:
+        check_rules(network, method=self.name)
+
+    def _verdicts(
+        self,
+        network: Network,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        norm: Norm,
+        radius: float,
+        box: Box,
+    ) -> Verdicts:
+        began, radii = time.perf_counter(), np.full(len(images), radius)
+        is_wrong = is_misclassified(network, images, labels)
+        search = _Bounds(self, network, images, labels, norm=norm, box=box)
+        is_verified = search.holds(radii)
+        semantics = "rounded" if self.is_rounding_counted else "numerical"
+        return verdicts(
+            images, is_verified=is_verified, is_wrong=is_wrong, semantics=semantics, began=began
+        )
+
+    def _radii(self, network: Network, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
+        likely = predictions(network, images)
+        search = _Bounds(self, network, images, np.maximum(likely, 0), norm=norm, box=box)
+        found = bracket(search.hints, np.full(len(images), 0.01), factor=4.0, close=1e-5)
+        if self.is_rounding_counted:
+            found = bracket(search.holds, found, factor=1 + 1e-5, close=_CLOSE)
+        return np.where(likely >= 0, found, 0.0)
+
+
+@dataclasses.dataclass(eq=False)
+class _Bounds:
+    method: Incomplete
+    network: Network
+    images: np.ndarray
+    labels: np.ndarray
+    norm: Norm
+    box: Box
+
+    def __post_init__(self) -> None:
+        self.wide = in_float64(self.network)
+
+    def holds(self, radii: np.ndarray) -> np.ndarray:
+        """Whether each image is verified at its radius, (n,)."""
+        return self._margins(radii, self.method.is_rounding_counted)
+
+    def hints(self, radii: np.ndarray) -> np.ndarray:
+        """As `holds`, in float32."""
+        return self._margins(radii, False)
+
+    def _margins(self, radii: np.ndarray, is_proof: bool) -> np.ndarray:
+        found = []
+        arrays = (self.images, radii, self.labels)
+        for images, radius, labels in batches(_at_once(self.network), *arrays):
+            about = {"norm": self.norm, "box": self.box}
+            narrow = radius.astype(np.float32)
+            low, aid = self.method.hint(self.network, images, narrow, labels, **about)
+            if is_proof:
+                with in_64_bits():
+                    wide = images.astype(np.float64)
+                    method = self.method
+                    low, _ = _proof(self.wide, wide, radius, labels, aid, method=method, **about)
+            low = np.array(low)
+            low[np.arange(len(low)), labels] = np.inf
+            found.append((low > 0).all(axis=1))
+        return np.concatenate(found)[: len(self.images)] if found else np.zeros(0, bool)
+
+
+def _program(
+    network: Network,
+    images: Any,
+    radius: Any,
+    labels: Any,
+    aid: Any,
+    *,
+    method: Incomplete,
+    norm: Norm,
+    box: Box,
+) -> Any:
+    chain = chain_of(network)
+    area = region(images, radius, norm=norm, box=box)
+    walk = Walk(area, None, charge_of(chain, images.dtype))
+    return method.margins(network, chain, walk, labels, aid)
+
+
+_STATIC = ("method", "norm", "box")
+_hint, _proof = jit(_program, static_argnames=_STATIC), jit(_program, static_argnames=_STATIC)
+
+
+def _at_once(network: Network) -> int:
+    """How many images' rows fit into memory together."""
+    chain = chain_of(network)
+    after_first = [math_size(op.after) for op in relus(chain)][1:]
+    return int(np.clip(_NUMBERS // (2 * max(after_first, default=1) * entries(chain)), 1, 128))
+
+
+def math_size(shape: tuple[int, ...]) -> int:
+    """The number of entries of a shape."""
+    return int(np.prod(shape, dtype=np.int64))
+
+
+def bracket(
+    holds: Callable[[np.ndarray], np.ndarray], start: np.ndarray, *, factor: float, close: float
+) -> np.ndarray:
+    """The largest radii found at which something holds, each within `close` of one that fails.
+
+    Args:
+        holds: radii (n,) to whether it holds.
+        start: (n,) where to look first.
+        factor: by how much to step until one holds and one fails; it is squared each time.
+        close: the relative gap to leave.
+
+    Returns:
+        (n,) radii at which it was seen to hold; 0 where none was, infinity above 2^60.
+    """
+    low, high, at, step = np.zeros_like(start), np.full_like(start, np.inf), start, factor
+    for _ in range(200):
+        is_open = (high > low * (1 + close)) & (low < _LARGEST) & (high > 1 / _LARGEST)
+        if not is_open.any():
+            break
+        at = np.where(is_open, at, np.where(low > 0, low, start))
+        is_held = holds(at) & is_open
+        low = np.where(is_held, at, low)
+        high = np.where(is_open & ~is_held, at, high)
+        has_both = (low > 0) & np.isfinite(high)
+        outside = np.where(low > 0, at * step, at / step)
+        at = np.where(has_both, np.sqrt(low * high), outside)
+        step = min(step * step, 64.0) if factor < 2 else factor
+    return np.where(low >= _LARGEST, np.inf, low)

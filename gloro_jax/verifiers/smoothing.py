@@ -1,0 +1,192 @@
+"""Randomised smoothing (Cohen, Rosenfeld, Kolter, ICML 2019): a statement with a probability."""
+
+import dataclasses
+import time
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import jit, random_key
+from gloro_jax.verifiers.regions import Box, Norm, check_norm
+from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
+
+ABSTAIN = -1
+_DOWN = 1 - 1e-9
+
+
+class Smoothed(NamedTuple):
+    """What smoothing says of n images.
+
+    Attributes:
+        predictions: (n,) classes of the smoothed classifier, or -1 where it abstains.
+        radii: (n,) l2 radii, float64; 0 where it abstains.
+    """
+
+    predictions: np.ndarray
+    radii: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing(Verifier):
+    """The class that a network gives to most images with Gaussian noise, and for how far.
+
+    The statement is about the *smoothed* classifier, not about the network itself, and each holds
+    with probability 1 - alpha over the noise (theorem 1 of the paper). n0 noisy copies guess the
+    class, n fresh ones bound its share from below (Clopper and Pearson's interval, exactly), and
+    with a share above one half the radius is sigma times its normal quantile.
+
+    Attributes:
+        sigma: the standard deviation of the noise, in the units of x.
+        n0: copies that guess the class.
+        n: copies that bound its share.
+        alpha: the probability that a statement is false.
+        seed: of the noise; image i of a call has its own.
+        at_once: copies in one pass.
+    """
+
+    sigma: float
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    seed: int = 0
+    at_once: int = 1000
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for numbers that make no procedure."""
+        if not 0 < self.sigma < np.inf:
+            raise ValueError(f"sigma is positive and finite, got {self.sigma}.")
+        if min(self.n0, self.n, self.at_once) < 1:
+            raise ValueError(
+                f"n0, n and at_once are at least 1, got {self.n0}, {self.n} and {self.at_once}."
+            )
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is a probability between 0 and 1, got {self.alpha}.")
+
+    def certify(self, frozen: FrozenNet, x: Any, *, key: Any = None) -> Smoothed:
+        """Classes and certified radii of the smoothed classifier (CERTIFY of the paper).
+
+        Args:
+            frozen: the network.
+            x: images (n, *shape), float32.
+            key: a `jax.random.key`; from the seed unless given.
+
+        Raises:
+            TypeError: if x is not float32.
+            ValueError: if its shape does not fit.
+        """
+        images = np.asarray(frozen.check_images(x))
+        key = random_key(self.seed) if key is None else key
+        found = [
+            self._certified(frozen, image, jax.random.fold_in(key, i))
+            for i, image in enumerate(images)
+        ]
+        return Smoothed(
+            np.array([prediction for prediction, _ in found], np.int64),
+            np.array([radius for _, radius in found], np.float64),
+        )
+
+    def predict(self, frozen: FrozenNet, x: Any, *, key: Any = None) -> np.ndarray:
+        """The smoothed classifier's classes, (n,), each right with probability 1 - alpha.
+
+        It abstains, -1, unless the two-sided binomial test between the two most frequent classes of
+        n noisy copies rejects that they are equally likely (PREDICT of the paper).
+        """
+        images = np.asarray(frozen.check_images(x))
+        key = random_key(self.seed) if key is None else key
+        found = []
+        for i, image in enumerate(images):
+            counts = self._counts(frozen, image, jax.random.fold_in(key, i), self.n)
+            second, first = np.sort(counts)[-2:]
+            test = scipy.stats.binomtest(int(first), int(first + second), 0.5)
+            found.append(int(counts.argmax()) if test.pvalue <= self.alpha else ABSTAIN)
+        return np.array(found, np.int64)
+
+    def _certified(self, frozen: FrozenNet, image: np.ndarray, key: Any) -> tuple[int, float]:
+        guessing, counting = jax.random.split(key)
+        guess = self._counts(frozen, image, guessing, self.n0)
+        likely = int(guess.argmax())
+        if upper_share(int(guess[likely]), self.n0, alpha=1e-6) < 0.5:
+            return ABSTAIN, 0.0  # n more copies could not help; to abstain is always sound
+        count = int(self._counts(frozen, image, counting, self.n)[likely])
+        share = lower_share(count, self.n, alpha=self.alpha)
+        if share <= 0.5:
+            return ABSTAIN, 0.0
+        return likely, float(self.sigma * scipy.stats.norm.ppf(share) * _DOWN)
+
+    def _counts(self, frozen: FrozenNet, image: np.ndarray, key: Any, n: int) -> np.ndarray:
+        counts = np.zeros(frozen.net.num_classes, np.int64)
+        for part, first in enumerate(range(0, n, self.at_once)):
+            some = _classes(frozen, image, jax.random.fold_in(key, part), self.sigma, self.at_once)
+            kept = np.asarray(some)[: n - first]
+            counts += np.bincount(kept[kept >= 0], minlength=len(counts))
+        return counts
+
+    def _opened(self, frozen: FrozenNet, x: Any, *, norm: Norm, box: Box) -> Any:
+        check_norm(norm, self.norms, method=self.name)
+        images = np.asarray(frozen.check_images(x))
+        return _Named(frozen, frozen.net.num_classes), images
+
+    def _check_network(self, network: Any) -> None:
+        """Noise and a forward pass need no rules."""
+
+    def _verdicts(
+        self,
+        network: Any,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        norm: Norm,
+        radius: float,
+        box: Box,
+    ) -> Verdicts:
+        began = time.perf_counter()
+        found = self.certify(network.frozen, images)
+        is_verified = (found.predictions == labels) & (found.radii >= radius)
+        seconds = np.full(len(images), (time.perf_counter() - began) / max(1, len(images)))
+        return Verdicts(
+            np.where(is_verified, Status.VERIFIED, Status.UNKNOWN),
+            np.full(images.shape, np.nan),
+            seconds,
+            np.where(is_verified, "numerical", ""),
+        )
+
+    def _radii(self, network: Any, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
+        return self.certify(network.frozen, images).radii
+
+
+class _Named(NamedTuple):
+    frozen: FrozenNet
+    num_classes: int
+
+
+@jit
+def _noisy_classes(frozen: FrozenNet, image: Any, key: Any, sigma: Any, like: Any) -> Any:
+    noise = sigma * jax.random.normal(key, (len(like), *image.shape), image.dtype)
+    values = frozen.apply(image[None] + noise).values
+    # A copy whose scores are NaN or tie counts for no class.
+    top = jnp.max(values, axis=-1, keepdims=True)
+    is_clear = (values == top).sum(axis=-1) == 1
+    return jnp.where(is_clear, jnp.argmax(values, axis=-1), ABSTAIN)
+
+
+def _classes(frozen: FrozenNet, image: Any, key: Any, sigma: float, count: int) -> Any:
+    return _noisy_classes(frozen, image, key, jnp.float32(sigma), jnp.zeros(count))
+
+
+def lower_share(count: int, n: int, *, alpha: float) -> float:
+    """Clopper and Pearson's bound: below a share of `count` in n with probability 1 - alpha."""
+    if count == 0:
+        return 0.0
+    if count == n:
+        return alpha ** (1 / n)
+    return float(scipy.stats.beta.ppf(alpha, count, n - count + 1))
+
+
+def upper_share(count: int, n: int, *, alpha: float) -> float:
+    """As `lower_share`, from above."""
+    return 1.0 if count == n else float(scipy.stats.beta.ppf(1 - alpha, count + 1, n - count))

@@ -1,0 +1,49 @@
+"""`gloro-jax verify`: one table, one JSON, and options that are refused before anything runs."""
+
+import json
+
+import pytest
+
+from gloro_jax.cli import main
+
+RUN = "experiments/zoo/digits"
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", RUN, *map(str, words)])
+    return ended.value.code
+
+
+def test_it_counts_proofs_apart_and_writes_every_verdict(tmp_path, capsys):
+    out = tmp_path / "verdicts.json"
+    words = ("--with", "lipschitz,interval,smoothing", "--examples", 3, "--out", out)
+    assert run(*words, "--box", 0, 1) == 0
+    shown = capsys.readouterr().out
+    assert "pixels between 0 and 1" in " ".join(shown.split())
+    told = json.loads(out.read_text())
+    assert told["norm"] == "l2"
+    assert told["box"] == [0.0, 1.0]
+    assert set(told["methods"]) == {"lipschitz", "interval", "smoothing"}
+    for name, method in told["methods"].items():
+        assert len(method["status"]) == 3
+        kinds = {"numerical"} if name == "smoothing" else {"rounded"}
+        assert {word for word in method["semantics"] if word} <= kinds
+        counts = ("verified_rounded", "verified_numerical", "falsified", "unknown")
+        assert sum(method[count] for count in counts) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--with", "crwn"), "did you mean crown"),
+        (("--norm", "linf"), "--radius says how large the linf ball is"),
+        (("--examples", 0), "--examples is at least 1"),
+        (("--out", "verdicts.txt"), "ends in .json"),
+        (("--box", 0.5, 1), "does not contain x"),
+        (("--with", "mixed-integer"), "MixedInteger knows the norms linf"),
+    ],
+)
+def test_bad_options_are_refused(words, says, capsys):
+    assert run(*words) == 2
+    assert says in " ".join(capsys.readouterr().err.split())

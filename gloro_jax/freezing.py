@@ -27,6 +27,7 @@ from gloro_jax.identity import (
 from gloro_jax.layers.base import Collect, FrozenLinear, Linear
 from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
+from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import head_distance_bounds
 from gloro_jax.platforms import in_32_bits, is_tracing
 from gloro_jax.program import trace
@@ -89,16 +90,41 @@ def check_freezable(net: GloroNet, variables: Any, *, input_shape: tuple[int, ..
             or keeps weights to itself.
         ValueError: as `freeze`, for whatever is not a matter of the weights' values.
     """
+    steps_of(net, variables, input_shape=input_shape)
 
-    def as_if_bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
+
+@in_32_bits
+def steps_of(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Steps:
+    """The steps that a FrozenNet of this network would have, without computing norms.
+
+    Raises:
+        TypeError: as `check_freezable`.
+        ValueError: as `check_freezable`.
+    """
+    shape = checked_shape(input_shape)
+    executed, _ = _flushed(_collect(net, jax.tree.map(_narrow, variables), shape))
+    return trace(net, _as_if_bounded(executed), input_shape=shape).program.steps
+
+
+def executed_arrays(
+    net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Kernels and biases as executed, by the names that steps use; also inside a program."""
+    example = jnp.zeros((1, *input_shape), jnp.float32)
+    kept = {name: tree for name, tree in variables.items() if name != "spectral"}
+    made = net.apply(kept, example, norms=Collect(), mutable=["operators"])[1]["operators"]
+    named = named_leaves(_as_if_bounded(made))
+    return {path: leaf for path, leaf in named if not path.endswith(("/norm", "head/distances"))}
+
+
+def _as_if_bounded(operators: Any) -> Any:
+    def bounded(node: Linear | Head) -> FrozenLinear | FrozenHead:
         if isinstance(node, Linear):
             return FrozenLinear(node, np.ones(node.operator.stack_of(), np.float32))
         classes = node.kernel.shape[1]
         return FrozenHead(node, np.ones((classes, classes), np.float32))
 
-    shape = checked_shape(input_shape)
-    executed, _ = _flushed(_collect(net, jax.tree.map(_narrow, variables), shape))
-    trace(net, jax.tree.map(as_if_bounded, executed, is_leaf=_is_collected), input_shape=shape)
+    return jax.tree.map(bounded, operators, is_leaf=_is_collected)
 
 
 @in_32_bits

@@ -20,6 +20,8 @@ LossName = Literal[
     "margin",
     "offset_cross_entropy",
     "crm",
+    "ibp",
+    "crown_ibp",
     "lmt",
     "gloro_cross_entropy",
     "trades_kl",

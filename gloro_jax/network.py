@@ -43,7 +43,6 @@ class Network:
 def network_of(frozen: FrozenNet) -> Network:
     """The network in a FrozenNet; raises a ValueError if its digest does not match."""
     frozen.check_digest()
-    head: dict[str, Any] = {"layer": "head", **HEAD}
     arrays = weights(frozen)
     squares = np.square(arrays[HEAD["kernel"]].astype(np.float64)).sum()
     norms = {**frozen.layer_norms(), "head": float(np.sqrt(squares)) * (1 + 1e-9)}
@@ -52,10 +51,16 @@ def network_of(frozen: FrozenNet) -> Network:
         {name: np.float64(norm) for name, norm in norms.items()},
         np.float64(frozen.lipschitz),
         np.asarray(frozen.head().distances, np.float64),
-        (*frozen.steps(), Step.of("dense", **head)),
+        with_head(frozen.steps()),
         frozen.input_shape,
         frozen.net.num_classes,
     )
+
+
+def with_head(steps: Steps) -> Steps:
+    """The steps of a body, and the head as a last one."""
+    head: dict[str, Any] = {"layer": "head", **HEAD}
+    return (*steps, Step.of("dense", **head))
 
 
 def weights(frozen: FrozenNet) -> dict[str, np.ndarray]:

@@ -28,6 +28,7 @@ def test_the_code_of_a_page_runs(page, monkeypatch):
         jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.mark.slow
 def test_the_page_about_photographs_leads_to_a_certificate(tmp_path, monkeypatch, capsys, untyped):
     """Its Python blocks on photographs of several sizes, prepared as it says; then `check`."""
     pytest.importorskip("array_record", reason="array_record exists for Linux only")

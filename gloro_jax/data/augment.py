@@ -34,6 +34,8 @@ class Augmentation:
         operations: RandAugment-style rounds per image, each a colour or geometric change drawn
             at random (Cubuk et al. 2020).
         magnitude: their strength, from 0 to 1.
+        noise: the standard deviation of Gaussian noise, added last and not clipped: to train
+            classifiers for randomised smoothing.
         area: of photographs that are read from disk, cut a part at random that covers at least
             this share of each, and bring it to the size of the network's input; 1 for none.
     """
@@ -44,6 +46,7 @@ class Augmentation:
     operations: int = 0
     magnitude: float = 0.3
     area: float = 1.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         settle(self)
@@ -53,6 +56,8 @@ class Augmentation:
             )
         if not 0 <= self.magnitude <= 1:
             raise ValueError(f"magnitude is from 0 to 1, got {self.magnitude}.")
+        if not 0 <= self.noise < np.inf:
+            raise ValueError(f"noise is a standard deviation, at least 0, got {self.noise}.")
         if not 0 < self.area <= 1:
             raise ValueError(f"area is a share above 0 and at most 1, got {self.area}.")
 
@@ -65,7 +70,7 @@ def augmented(
     key: Any,
     step: Any,
 ) -> Float[Array, "batch h w c"]:
-    """Augmented images, float32 in [0, 1], of the shape they had.
+    """Augmented images, float32 in [0, 1] but for noise, of the shape they had.
 
     Args:
         images: (batch, H, W, C), uint8 or float32 in [0, 1].
@@ -90,6 +95,7 @@ def _changes(config: Augmentation) -> list[tuple[bool, Callable[[Any, Any], Any]
         (config.crop > 0, lambda image, key: _crop(image, key, config)),
         (config.is_flipping, _flip),
         (config.operations > 0, lambda image, key: _rand_augment(as_float(image), key, config)),
+        (config.noise > 0, lambda image, key: _noise(as_float(image), key, config)),
     ]
 
 
@@ -104,6 +110,10 @@ def _crop(image: Any, key: Any, config: Augmentation) -> Any:
     mode = "constant" if config.padding == "zeros" else "reflect"
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
     return jax.lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape)
+
+
+def _noise(image: Any, key: Any, config: Augmentation) -> Any:
+    return image + config.noise * jax.random.normal(key, image.shape, image.dtype)
 
 
 def _flip(image: Any, key: Any) -> Any:

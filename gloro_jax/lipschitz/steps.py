@@ -6,6 +6,7 @@ name has no proof outside this library, and `describe` refuses it.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -53,14 +54,18 @@ def joined(a: Steps, b: Steps) -> Steps:
     return (*a[:shared], Step("sum", branches=(a[shared:], b[shared:])))
 
 
+def every(steps: Steps) -> Iterator[Step]:
+    """All steps, those inside branches too."""
+    for step in steps:
+        yield step
+        for branch in step.branches:
+            yield from every(branch)
+
+
 def layers_of(steps: Steps) -> list[str]:
     """The paths of the layers that steps name, in their order."""
-    found: list[str] = []
-    for step in steps:
-        found += [str(value) for name, value in step.options if name == "layer"]
-        for branch in step.branches:
-            found += layers_of(branch)
-    return found
+    options = (option for step in every(steps) for option in step.options)
+    return [str(value) for name, value in options if name == "layer"]
 
 
 def _hashable(value: Any) -> Any:

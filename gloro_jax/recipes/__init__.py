@@ -18,6 +18,8 @@ from gloro_jax.recipes.large import tiny_imagenet_liresnet as tiny_imagenet_lire
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
 from gloro_jax.recipes.mnist import mnist_4c3f as mnist_4c3f
+from gloro_jax.recipes.mnist import mnist_crown_ibp as mnist_crown_ibp
+from gloro_jax.recipes.mnist import mnist_ibp as mnist_ibp
 from gloro_jax.recipes.mnist import mnist_liresnet_small as mnist_liresnet_small
 from gloro_jax.recipes.recipe import Recipe as Recipe
 
@@ -28,6 +30,8 @@ RECIPES = {
         mnist_2c2f,
         mnist_4c3f,
         mnist_liresnet_small,
+        mnist_ibp,
+        mnist_crown_ibp,
         fashion_2c2f,
         cifar10_6c2f,
         cifar10_liresnet_small,

@@ -15,6 +15,8 @@ _PLACES = ("source", "directory")
 # Settings that came after version 0.1, with the value that earlier runs had without saying it.
 _LATER = {
     "momentum": 0.9,
+    "norm": "l2",
+    "augmentation.noise": 0.0,
     "weight_decay": 0.0,
     "average": 0.0,
     "augmentation.area": 1.0,

@@ -27,8 +27,12 @@ class TrainConfig:
             takes 36/255, too.
         epochs: passes over the training split.
         loss: emma, logit_annealing, margin, offset_cross_entropy, crm, lmt, gloro_cross_entropy,
-            trades_kl or trades_ce.
-        trades_weight: weight of the robust term of the TRADES losses and of CRM.
+            trades_kl or trades_ce; or ibp or crown_ibp, which train against what a verifier
+            proves (`gloro-jax verify`), and whose estimates of VRA are that verifier's.
+        norm: of the ball that ibp and crown_ibp train against, l2 or linf; its radius is epsilon.
+            Certificates speak of l2 balls whatever it is.
+        trades_weight: weight of the robust term of the TRADES losses and of CRM, and the share of
+            the worst case, up to 1, in ibp and crown_ibp.
         trades_schedule: how that weight moves.
         epsilon_schedule: how the training radius moves, in factors of epsilon; above 1 leaves
             margins to spare. Its grammar: docs/training.md.
@@ -57,6 +61,7 @@ class TrainConfig:
     epsilon: float
     epochs: int
     loss: LossName = "emma"
+    norm: Literal["l2", "linf"] = "l2"
     trades_weight: float = 1.0
     trades_schedule: str = "fixed"
     epsilon_schedule: str = "[0.1]-[50%:1.5]"
@@ -94,6 +99,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
+        self._check_verified()
         for name in ("momentum", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {getattr(self, name)}.")
@@ -113,3 +119,17 @@ class TrainConfig:
         for name in ("epsilon_schedule", "trades_schedule", "learning_rate_schedule"):
             is_rate = name != "trades_schedule"
             check_schedule(name, getattr(self, name), epochs=self.epochs, must_be_positive=is_rate)
+
+    def _check_verified(self) -> None:
+        if not self.is_verified and self.norm != "l2":
+            raise ValueError(f"norm={self.norm} goes with loss ibp or crown_ibp, not {self.loss}.")
+        if self.is_verified and self.trades_weight > 1:
+            raise ValueError(
+                f"trades_weight is the share of the worst case in loss={self.loss}, at most 1; "
+                f"got {self.trades_weight}."
+            )
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the loss asks a verifier."""
+        return self.loss in ("ibp", "crown_ibp")

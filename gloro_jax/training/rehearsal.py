@@ -166,7 +166,8 @@ def _compile(task: Task) -> Found:
     net = from_plain_model(task.model).build()
     steps = max(1, task.examples // config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch=steps)
-    step = make_train_step(net, config, optimizer, steps_per_epoch=steps)
+    told = {"steps_per_epoch": steps, "input_shape": task.input_shape}
+    step = make_train_step(net, config, optimizer, **told)
     state = state_shapes(net, optimizer, input_shape=task.input_shape)
     kind = task.topology.partition(":")[0]
     memory, peak = _CHIPS.get(kind, (0, 0))

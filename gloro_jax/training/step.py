@@ -18,6 +18,7 @@ from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.parallel import AXIS, sum_over_devices, value_and_grad
 from gloro_jax.training.state import TrainState
+from gloro_jax.training.verified import is_verified, make_margins, verified_loss
 
 Loss = Callable[..., Any]
 
@@ -64,12 +65,15 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     *,
     steps_per_epoch: int,
+    input_shape: tuple[int, ...] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
     """The training step, to be run by `data_parallel`.
 
-    Its metrics are sums over the batch, with their `count`.
+    Its metrics are sums over the batch, with their `count`. Losses that ask a verifier need the
+    `input_shape` of one image.
     """
-    objective = _make_objective(net, config, steps_per_epoch=steps_per_epoch)
+    made = _make_verified_objective if config.is_verified else _make_objective
+    objective = made(net, config, steps_per_epoch=steps_per_epoch, input_shape=input_shape)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rest = {name: state.variables[name] for name in _MOVING}
@@ -86,9 +90,10 @@ def make_train_step(
 
 
 def _make_objective(
-    net: GloroNet, config: TrainConfig, *, steps_per_epoch: int
+    net: GloroNet, config: TrainConfig, *, steps_per_epoch: int, input_shape: tuple[int, ...]
 ) -> Callable[[Any, Batch, Any, Any], Any]:
     """(params, batch, other collections, step) to (mean loss, (new collections, sums))."""
+    del input_shape
     loss_of, norms = make_loss(config), PowerIteration(steps=config.power_steps)
     radius = parse_schedule(config.epsilon_schedule, epochs=config.epochs)
     weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
@@ -119,10 +124,44 @@ def _make_objective(
     return objective
 
 
+def _make_verified_objective(
+    net: GloroNet, config: TrainConfig, *, steps_per_epoch: int, input_shape: tuple[int, ...]
+) -> Callable[[Any, Batch, Any, Any], Any]:
+    """As `_make_objective`, for losses that ask a verifier; estimates are at the step's radius."""
+    margins_of = make_margins(net, config, input_shape=input_shape)
+    norms = PowerIteration(steps=config.power_steps)
+    radius = parse_schedule(config.epsilon_schedule, epochs=config.epochs)
+    weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
+
+    def objective(params: Any, batch: Batch, rest: Any, step: Any) -> Any:
+        key = jax.random.fold_in(random_key(config.seed), _AUGMENTATION_STREAM)
+        images = augmented(
+            batch.images, batch.index, config=config.augmentation, key=key, step=step
+        )
+        variables, time = {"params": params, **rest}, step / steps_per_epoch
+        told = {"norms": norms, "is_training": True, "batch_axis": AXIS}
+        logits, new = net.apply(variables, images, **told, mutable=list(_MOVING))
+        at, share = config.epsilon * radius(time), jnp.clip(time / config.epochs, 0, 1)
+        margins = margins_of(variables, images, batch.labels, radius=at, share=share)
+        per_example = verified_loss(
+            logits.values, margins, batch.labels, weight=config.trades_weight * weight(time)
+        )
+        found = is_verified(margins, batch.labels)
+        sums = _counted(logits, batch, per_example, found, jnp.zeros_like(found))
+        return jnp.mean(per_example), ({name: new.get(name, {}) for name in _MOVING}, sums)
+
+    return objective
+
+
 def make_eval_step(
-    net: GloroNet, config: TrainConfig
+    net: GloroNet, config: TrainConfig, *, input_shape: tuple[int, ...] = ()
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
-    """Sums over a padded batch, with norms by power iteration: an estimate, never a certificate."""
+    """Sums over a padded batch, with norms by power iteration: an estimate, never a certificate.
+
+    Of losses that ask a verifier, the estimate is that verifier's, in float32.
+    """
+    if config.is_verified:
+        return _make_verified_eval_step(net, config, input_shape)
     loss_of, norms = make_loss(config), PowerIteration(steps=_VALIDATION_STEPS)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -135,10 +174,35 @@ def make_eval_step(
     return step
 
 
+def _make_verified_eval_step(
+    net: GloroNet, config: TrainConfig, input_shape: tuple[int, ...]
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
+    margins_of, norms = make_margins(net, config, input_shape=input_shape), PowerIteration(steps=1)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        images, labels = as_float(batch.images), batch.labels
+        logits: Any = net.apply(state.judged, images, norms=norms)
+        near, far = (
+            margins_of(state.judged, images, labels, radius=factor * config.epsilon, share=1.0)
+            for factor in (1.0, 2.0)
+        )
+        per_example = verified_loss(logits.values, near, labels, weight=config.trades_weight)
+        found = [is_verified(margins, labels) for margins in (near, far)]
+        return state, sum_over_devices(_counted(logits, batch, per_example, *found))
+
+    return step
+
+
 def _sums(logits: GloroLogits, batch: Batch, loss: Any, *, epsilon: float) -> dict[str, Any]:
-    is_correct = (logits.prediction == batch.labels) & batch.is_real
     is_above = logits.values.max(axis=-1) > bottom_logit(logits, epsilon=epsilon)
     further = logits.values.max(axis=-1) > bottom_logit(logits, epsilon=2 * epsilon)
+    return _counted(logits, batch, loss, is_above, further)
+
+
+def _counted(
+    logits: GloroLogits, batch: Batch, loss: Any, is_above: Any, further: Any
+) -> dict[str, Any]:
+    is_correct = (logits.prediction == batch.labels) & batch.is_real
     return {
         "loss": jnp.sum(jnp.where(batch.is_real, loss, 0.0)),
         "correct": jnp.sum(is_correct, dtype=jnp.float32),

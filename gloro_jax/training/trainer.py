@@ -44,8 +44,7 @@ class Position:
         batches: batches done of the epoch under way.
         sums: of that epoch's metrics.
         history: one row per finished epoch.
-        best_epoch: the best finished epoch by estimated VRA on validation, then accuracy, then
-            estimated VRA at twice the radius; from 1.
+        best_epoch: the best finished epoch on validation (`metrics.best_epoch`), from 1.
         seconds: spent so far, all sittings together.
         place: the devices and the JAX that it was last on.
     """
@@ -81,11 +80,12 @@ class Trainer:
         self._data, self._config, self._own = data, config, own_optimizer
         per_epoch = self._steps_per_epoch = len(data.train) // config.batch_size
         optimizer = make_optimizer(config, steps_per_epoch=per_epoch, own=own_optimizer)
-        step = make_train_step(net, config, optimizer, steps_per_epoch=per_epoch)
+        shape = data.input_shape
+        step = make_train_step(net, config, optimizer, steps_per_epoch=per_epoch, input_shape=shape)
         self._requests = Requests()
         self._train = data_parallel(self._requests.heard_by_all(step), backend=backend)
-        self._evaluate = data_parallel(make_eval_step(net, config), backend=backend)
-        shape = data.input_shape
+        judge = make_eval_step(net, config, input_shape=shape)
+        self._evaluate = data_parallel(judge, backend=backend)
         self.state: TrainState = initial_state(net, optimizer, seed=config.seed, input_shape=shape)
         if initial is not None:
             self.state = started_from(

@@ -18,7 +18,7 @@ from gloro_jax.verifiers.regions import Region, minimum
 
 Boxed = tuple[Any, Any]
 LinesOf = Callable[[Any, Any], Lines]
-_AT_ONCE = 2**25  # numbers in the rows that are followed together
+_AT_ONCE = 2**24  # numbers in the rows that are followed together
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,15 +114,15 @@ class Walk:
 
     def _by_rows(self, op: Relu, before: Chain) -> Boxed:
         units, dtype = math.prod(op.after), self.area.centre.dtype
-        # Without a ReLU on the way, the rows are the same for all images.
         n = 1 if all(isinstance(o, Affine) for o in before) else len(self.area.centre)
         largest = max(units, *(math.prod(o.before) for o in (*before, op)))
         some = max(1, _AT_ONCE // (2 * n * largest))
         found = []
         for first in range(0, units, some):
             rows = jnp.eye(min(some, units - first), units, first, dtype)
+            # Until they meet a ReLU, the rows are the same for all images.
             both = jnp.stack([rows, -rows]).reshape(1, -1, *op.after)
-            found.append(self.lower(before, jnp.broadcast_to(both, (n, *both.shape[1:]))))
+            found.append(self.lower(before, both))
         low = jnp.concatenate([part[:, : part.shape[1] // 2] for part in found], axis=1)
         high = -jnp.concatenate([part[:, part.shape[1] // 2 :] for part in found], axis=1)
         return low.reshape(-1, *op.after), high.reshape(-1, *op.after)

@@ -29,7 +29,7 @@ from gloro_jax.verifiers.scores import (
 )
 from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
 
-_NUMBERS = 2**27  # in the rows of one batch of images
+_NUMBERS = 2**26  # in the rows of one batch of images
 _CLOSE = 1e-6  # the relative gap at which the search for a radius ends
 _LARGEST = 2.0**60
 

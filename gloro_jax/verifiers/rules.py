@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from gloro_jax.layers.lipnext import shift_channels
 from gloro_jax.lipschitz.geometry import output_size
-from gloro_jax.lipschitz.steps import Step, Steps
+from gloro_jax.lipschitz.steps import Step, Steps, every
 from gloro_jax.network import Network
 from gloro_jax.verifiers.kinks import absolute, max_pool, sorted_pairs
 from gloro_jax.verifiers.operations import Affine, Chain, Parallel, Relu, Shape
@@ -21,7 +21,7 @@ from gloro_jax.views import source_of_pixels
 
 def check_rules(network: Network, *, method: str) -> None:
     """Raises a ValueError if a step of the network has no rule."""
-    for step in _every(network.steps):
+    for step in every(network.steps):
         if step.op not in _RULES:
             what = "a function of its own" if step.op is None else repr(step.op)
             raise ValueError(
@@ -38,13 +38,6 @@ def chain_of(network: Network) -> Chain:
         network: the network; its arrays, which may be traced, have the precision to compute with.
     """
     return _Lowering(network).chain(network.steps, network.input_shape)
-
-
-def _every(steps: Steps) -> Iterator[Step]:
-    for step in steps:
-        yield step
-        for branch in step.branches:
-            yield from _every(branch)
 
 
 class _Lowering:
@@ -87,28 +80,46 @@ def _conv(at: _Lowering, step: Step, options: dict[str, Any], before: Shape) -> 
 
 def _convolve(kernel: Any, z: Any, *, strides: Any, pads: Any, groups: int) -> Any:
     """Cross-correlation. XLA:CPU has no fast convolution of float64, but fast matrix products."""
-    if kernel.dtype != jnp.float64:
-        names = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            z, kernel, strides, pads, dimension_numbers=names, feature_group_count=groups
-        )
-    kh, kw, channels, outputs = kernel.shape
-    height, width = output_size(z.shape[1:3], (kh, kw), strides, pads)
-    padded = jnp.pad(z, ((0, 0), *pads, (0, 0)))
-    parts = []
-    for g in range(groups):
-        own = padded[..., g * channels : (g + 1) * channels]
-        taps = [
-            own[
-                :,
-                y : y + strides[0] * (height - 1) + 1 : strides[0],
-                x : x + strides[1] * (width - 1) + 1 : strides[1],
-            ]
-            for y, x in itertools.product(range(kh), range(kw))
+    if kernel.dtype == jnp.float64:
+        channels, features = z.shape[-1] // groups, kernel.shape[-1] // groups
+        parts = [
+            _products(
+                kernel[..., g * features : (g + 1) * features],
+                z[..., g * channels : (g + 1) * channels],
+                strides,
+                pads,
+            )
+            for g in range(groups)
         ]
-        part = kernel[..., g * outputs // groups : (g + 1) * outputs // groups]
-        parts.append(jnp.concatenate(taps, axis=-1) @ part.reshape(-1, part.shape[-1]))
-    return jnp.concatenate(parts, axis=-1)
+        return parts[0] if groups == 1 else jnp.concatenate(parts, axis=-1)
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        z, kernel, strides, pads, dimension_numbers=names, feature_group_count=groups
+    )
+
+
+def _products(kernel: Any, z: Any, strides: Any, pads: Any) -> Any:
+    """A convolution as a matrix product per tap, on blocks as large as the stride."""
+    kh, kw, channels, outputs = kernel.shape
+    sizes = output_size(z.shape[1:3], (kh, kw), strides, pads)
+    taps = [-(-k // s) for k, s in zip((kh, kw), strides, strict=True)]
+    grid = [n + t - 1 for n, t in zip(sizes, taps, strict=True)]
+    ends = [
+        (low, g * s - size - low, 0)
+        for g, s, size, (low, _) in zip(grid, strides, z.shape[1:3], pads, strict=True)
+    ]
+    padded = jax.lax.pad(z, jnp.zeros((), z.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+    split = padded.reshape(len(z), grid[0], strides[0], grid[1], strides[1], channels)
+    depth = strides[0] * strides[1] * channels
+    blocks = split.transpose(0, 1, 3, 2, 4, 5).reshape(len(z), *grid, depth)
+    rest = [(0, t * s - k) for t, s, k in zip(taps, strides, (kh, kw), strict=True)]
+    whole = jnp.pad(kernel, [*rest, (0, 0), (0, 0)])
+    parted = whole.reshape(taps[0], strides[0], taps[1], strides[1], channels, outputs)
+    matrices = parted.transpose(0, 2, 1, 3, 4, 5).reshape(*taps, depth, outputs)
+    total: Any = 0
+    for y, x in itertools.product(range(taps[0]), range(taps[1])):
+        total = total + blocks[:, y : y + sizes[0], x : x + sizes[1]] @ matrices[y, x]
+    return total
 
 
 def _scale(at: _Lowering, step: Step, options: dict[str, Any], before: Shape) -> Chain:

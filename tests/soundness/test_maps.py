@@ -128,9 +128,21 @@ def test_reflectors_are_orthogonal_and_stay_inside_the_unit_ball():
     assert np.array_equal(reflector(jnp.zeros((3, 2)), ridge=1e-6), np.eye(3))
 
 
-@pytest.mark.parametrize("size", [(4, 4), (5, 3), (2, 6)])
-@pytest.mark.parametrize("window", [1, 2, 3])
-def test_a_bro_convolution_reflects_at_each_frequency(size, window):
+SIZES, QUICK = [(4, 4), (5, 3), (2, 6)], [(1, (4, 4)), (2, (5, 3)), (3, (2, 6))]
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        *QUICK,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product((1, 2, 3), SIZES)
+            if case not in QUICK
+        ),
+    ],
+)
+def test_a_bro_convolution_reflects_at_each_frequency(window, size):
     net = gj.GloroNet(nn.Sequential([layers.BroConv(window, ridge=1e-9), layers.Flatten()]), 2)
     x = jnp.zeros((1, *size, 4))
     variables = net.init(draws.key(1), x, norms=gj.PowerIteration(steps=1))

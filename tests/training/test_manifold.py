@@ -125,7 +125,9 @@ def test_initial_matrices_off_the_manifold_are_refused_by_how_much(small):
         started_from(state, given, net=net, optimizer=optimizer, input_shape=(6, 6, 1))
 
 
-@pytest.mark.parametrize("changes", [{}, {"average": 0.9, "lookahead": 2}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), {"average": 0.9, "lookahead": 2}]
+)
 def test_a_lipnext_trains_freezes_and_certifies(small, changes, tiny_data, tmp_path):
     training = TrainConfig(epsilon=0.2, epochs=15, batch_size=20, learning_rate=5e-3, **changes)
     result = gj.training.fit(small, tiny_data, training, run=tmp_path / "run")

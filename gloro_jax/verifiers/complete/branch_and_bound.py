@@ -12,14 +12,14 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.complete.descent import descend
-from gloro_jax.verifiers.complete.method import Complete, Goal, relu_bounds, witness_near
+from gloro_jax.verifiers.complete.method import Complete, Goal, is_witness, relu_bounds
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import unrolled
 from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
 from gloro_jax.verifiers.operations import Relu, relus
 from gloro_jax.verifiers.regions import Box, Norm, minimum, region
 from gloro_jax.verifiers.rules import chain_of
-from gloro_jax.verifiers.scores import in_float64
+from gloro_jax.verifiers.scores import in_float64, is_misclassified
 from gloro_jax.verifiers.verdicts import Status
 
 _RATE = {"slopes": 0.1, "weights": 0.05}
@@ -90,21 +90,26 @@ class _Cases:
             count = min(self.method.cases, len(self.queue))
             some = [heapq.heappop(self.queue) for _ in range(count)]
             bounds, scores, points, slopes, weights = self._bounded(some)
-            for i, case in enumerate(some):
-                if bounds[i] > 0:
-                    continue
-                if (point := self._tried(points[i])) is not None:
-                    return point
+            is_open = ~(bounds[: len(some)] > 0)
+            if (point := self._tried(points[: len(some)][is_open])) is not None:
+                return point
+            for i in np.flatnonzero(is_open):
+                case = some[i]
                 found = case._replace(bound=bounds[i], slopes=slopes[i], weights=weights[i])
                 if (point := self._split(found, scores[i])) is not None:
                     return point
         return Status.VERIFIED
 
-    def _tried(self, point: np.ndarray) -> np.ndarray | None:
-        """A witness where the bound's linear function is least."""
-        if not np.isfinite(point).all():
+    def _tried(self, points: np.ndarray) -> np.ndarray | None:
+        """A witness among the points where bounds' linear functions are least."""
+        finite = points[np.isfinite(points).all(axis=tuple(range(1, points.ndim)))]
+        if not len(finite):
             return None
-        return witness_near(self.network, self.goal, self.goal.inside(point))
+        inside = np.stack([self.goal.inside(point) for point in finite])
+        found = is_misclassified(self.network, inside, np.full(len(inside), self.goal.label))
+        witnesses = (inside[i] for i in np.flatnonzero(found))
+        good = (point for point in witnesses if is_witness(self.network, self.goal, point))
+        return next(good, None)
 
     def _split(self, case: _Case, scores: np.ndarray) -> np.ndarray | None:
         low, high = _clipped(self.low, self.high, case.split)

@@ -72,9 +72,10 @@ def _holds_box(goal: Goal) -> bool:
 
 def _dual(found: Any) -> float:
     """A lower bound of the minimum; a program without integers has no other than its minimum."""
-    if found.status == 0 and found.get("mip_dual_bound") is None:
-        return float(found.fun)
-    return float(found.mip_dual_bound) if found.status in (0, 1) else -np.inf
+    bound = found.get("mip_dual_bound")
+    if found.status == 0:
+        return float(found.fun if bound is None else bound)
+    return float(bound) if found.status == 1 and bound is not None else -np.inf
 
 
 class _Program:
@@ -83,46 +84,43 @@ class _Program:
     def __init__(self, plan: Unrolled, goal: Goal, bounds: tuple[np.ndarray, np.ndarray]) -> None:
         self.plan, self.goal = plan, goal
         low, high = bounds
-        matrix, constant = plan.units
-        count, h, d = matrix.shape[1], len(constant), plan.pixels
-        eye, zero = scipy.sparse.identity(h), scipy.sparse.csr_matrix((h, 1))
-        own = scipy.sparse.hstack([scipy.sparse.csr_matrix((h, d)), eye])
-        units = scipy.sparse.csr_matrix(matrix)
-        nothing = scipy.sparse.csr_matrix((h, h))
+        build: Any = scipy.optimize.LinearConstraint
+        rows = [*self._units(low, high), *self._pixels(len(low))]
+        self.rows = [build(*row) for row in rows if row[0].shape[0]]
+        first, last = (end.ravel() for end in goal.bounds())
+        on, off = np.where(low >= 0, 1.0, 0.0), np.where(high <= 0, 0.0, 1.0)
+        limits: Any = scipy.optimize.Bounds
+        self.bounds = limits(
+            np.concatenate([first, np.zeros(len(low)), on, [0.0]]),
+            np.concatenate([last, np.maximum(high, 0), np.maximum(on, off), [goal.radius]]),
+        )
+        count = plan.units[0].shape[1]
+        self.integral = np.concatenate([np.zeros(count), np.ones(len(low)), [0.0]])
+
+    def _units(self, low: np.ndarray, high: np.ndarray) -> list[Any]:
+        """Of z = a v + c: z <= out, out <= z - least (1 - on), and out <= most on."""
+        matrix, constant = self.plan.units
+        h, d = len(constant), self.plan.pixels
         least, most = np.minimum(low, 0), np.maximum(high, 0)
-        rows: list[Any] = [
-            # z = a v + c <= out, and out <= z - least (1 - on), and out <= most on.
-            (scipy.sparse.hstack([own - units, nothing, zero]), constant, np.full(h, np.inf)),
-            (
-                scipy.sparse.hstack([own - units, scipy.sparse.diags(-least), zero]),
-                np.full(h, -np.inf),
-                constant - least,
-            ),
-            (
-                scipy.sparse.hstack([own, scipy.sparse.diags(-most), zero]),
-                np.full(h, -np.inf),
-                np.zeros(h),
-            ),
+        stack, zero = scipy.sparse.hstack, scipy.sparse.csr_matrix((h, 1))
+        own = stack([scipy.sparse.csr_matrix((h, d)), scipy.sparse.identity(h)])
+        ahead, nothing = own - scipy.sparse.csr_matrix(matrix), scipy.sparse.csr_matrix((h, h))
+        none = np.full(h, -np.inf)
+        return [
+            (stack([ahead, nothing, zero]), constant, np.full(h, np.inf)),
+            (stack([ahead, scipy.sparse.diags(-least), zero]), none, constant - least),
+            (stack([own, scipy.sparse.diags(-most), zero]), none, np.zeros(h)),
         ]
-        # Each pixel within the radius of its centre.
-        pixels = scipy.sparse.identity(d)
-        rest = scipy.sparse.csr_matrix((d, 2 * h))
-        ones, centre = scipy.sparse.csr_matrix(np.ones((d, 1))), goal.x.ravel()
-        rows += [
+
+    def _pixels(self, h: int) -> list[Any]:
+        """Each pixel within the radius of its centre."""
+        d, centre = self.plan.pixels, self.goal.x.ravel()
+        pixels, rest = scipy.sparse.identity(d), scipy.sparse.csr_matrix((d, 2 * h))
+        ones = scipy.sparse.csr_matrix(np.ones((d, 1)))
+        return [
             (scipy.sparse.hstack([pixels, rest, -ones]), np.full(d, -np.inf), centre),
             (scipy.sparse.hstack([pixels, rest, ones]), centre, np.full(d, np.inf)),
         ]
-        build: Any = scipy.optimize.LinearConstraint
-        self.rows = [build(*row) for row in rows if row[0].shape[0]]
-        first, last = (end.ravel() for end in goal.bounds())
-        on = np.where(low >= 0, 1.0, 0.0)
-        off = np.where(high <= 0, 0.0, 1.0)
-        limits: Any = scipy.optimize.Bounds
-        self.bounds = limits(
-            np.concatenate([first, np.zeros(h), on, [0.0]]),
-            np.concatenate([last, most, np.maximum(on, off), [goal.radius]]),
-        )
-        self.integral = np.concatenate([np.zeros(count), np.ones(h), [0.0]])
 
     def least_lead(self, rival: int) -> Any:
         """The least of the label's score minus a rival's."""

@@ -123,9 +123,11 @@ def in_32_bits(fn: Callable[P, R]) -> Callable[P, R]:
 def in_64_bits() -> Iterator[None]:
     """Programs called meanwhile compute in float64 on the host, where IEEE 754 is followed.
 
-    They must not be called outside as well: what they compile to here is for the host.
+    They must not be called outside as well: what they compile to here is for the host. A user's
+    `jax_default_matmul_precision` may name an algorithm that multiplies float64 in bfloat16.
     """
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]), compiling_for("cpu"):
+    precise, host = jax.default_matmul_precision("highest"), jax.devices("cpu")[0]
+    with jax.enable_x64(True), jax.default_device(host), compiling_for("cpu"), precise:
         yield
 
 

@@ -29,7 +29,7 @@ TESTS = Path(__file__).parent
 COMPILED_QUICKLY = {
     "training", "data", "evaluation", "test_cli", "test_docs", "test_forgeries", "test_layers",
     "test_losses", "test_norms", "test_orthogonal", "test_runs", "test_torch_import",
-    "test_incomplete", "test_complete", "test_rules", "test_smoothing",
+    "test_incomplete", "test_complete", "test_hostile", "test_rules", "test_smoothing",
 }  # fmt: skip
 # Files that take longest go first, so that no worker is left with one at the end.
 LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_certificates")

@@ -163,8 +163,7 @@ def _compile(task: Task) -> Found:
             f"batch of {config.batch_size}: choose a multiple of {parts}, "
             f"{f'{below} or {above}' if below else above} for example."
         )
-    net = from_plain_model(task.model).build()
-    steps = max(1, task.examples // config.batch_size)
+    net, steps = from_plain_model(task.model).build(), max(1, task.examples // config.batch_size)
     optimizer = make_optimizer(config, steps_per_epoch=steps)
     told = {"steps_per_epoch": steps, "input_shape": task.input_shape}
     step = make_train_step(net, config, optimizer, **told)

@@ -1,7 +1,7 @@
 """AlphaCrown: the slopes below unstable ReLUs, chosen by gradient (Xu et al. 2021)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class AlphaCrown(Crown):
 
     steps: int = 20
     learning_rate: float = 0.1
+    has_aid: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises a ValueError for fewer than one step or a learning rate that is not positive."""

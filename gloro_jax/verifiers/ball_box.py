@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.boxes import Walk, size_of
 from gloro_jax.verifiers.incomplete import Incomplete
 from gloro_jax.verifiers.lines import TINY
 from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu
-from gloro_jax.verifiers.regions import Region
+from gloro_jax.verifiers.regions import Region, lengths
 from gloro_jax.verifiers.scores import box_margins, margin_rows, walk_boxes
 
 
@@ -54,16 +54,19 @@ class _BallWalk(Walk):
         """The box after a chain; the ball is moved along."""
         for op in chain:
             centre, radius = self.centre, self.radius
-            (after,) = (super().through((op,), box, before),) if _is_plain(op) else (None,)
-            if isinstance(op, Affine):
-                after = self._moved(op, centre, radius, after)
-            elif isinstance(op, Relu):
-                self.centre = jnp.maximum(centre, 0)
-            elif isinstance(op, Kinked):
-                self.sizes[op] = jnp.maximum(jnp.abs(box[0]), jnp.abs(box[1]))
-                after, self.centre = op.box(*box), op.fn(centre)
-            else:
-                after = self._joined(op, centre, radius, box, before)
+            match op:
+                case Affine():
+                    after = super().through((op,), box, before)
+                    after = self._moved(op, centre, radius, after)
+                case Relu():
+                    after = super().through((op,), box, before)
+                    self.centre = jnp.maximum(centre, 0)
+                case Kinked():
+                    self.sizes[op] = size_of(box)
+                    after, self.centre = op.box(*box), op.fn(centre)
+                case Parallel():
+                    self.sizes[op] = size_of(box)
+                    after = self._joined(op, centre, radius, box, before)
             box, before = after, (*before, op)
         return box
 
@@ -93,9 +96,5 @@ class _BallWalk(Walk):
         return value * (1 + self.charge) + (TINY if self.charge else 0.0)
 
 
-def _is_plain(op: Any) -> bool:
-    return isinstance(op, Affine | Relu)
-
-
 def _length(z: Any) -> Any:
-    return jnp.sqrt(jnp.square(z).sum(axis=tuple(range(1, z.ndim))))
+    return lengths(z.reshape(len(z), -1))

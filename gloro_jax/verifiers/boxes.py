@@ -46,7 +46,7 @@ class Walk:
     def through(self, chain: Chain, box: Boxed, before: Chain = ()) -> Boxed:
         """The box after a chain, which follows the operations `before`."""
         for op in chain:
-            self.sizes[op] = _size(box)
+            self.sizes[op] = size_of(box)
             match op:
                 case Affine():
                     box = self._affine(op, box)
@@ -93,7 +93,7 @@ class Walk:
 
     def _sum(self, parts: list[Boxed]) -> Boxed:
         low, high = sum(part[0] for part in parts), sum(part[1] for part in parts)
-        error = self.charge * sum(map(_size, parts))
+        error = self.charge * sum(map(size_of, parts))
         return low - error, high + error
 
     def _unit(self, op: Relu, box: Boxed, before: Chain) -> Boxed:
@@ -132,8 +132,15 @@ def _both(a: Boxed, b: Boxed) -> Boxed:
     return jnp.maximum(a[0], b[0]), jnp.minimum(a[1], b[1])
 
 
-def _size(box: Boxed) -> Any:
+def size_of(box: Boxed) -> Any:
+    """The largest absolute value of each entry."""
     return jnp.maximum(jnp.abs(box[0]), jnp.abs(box[1]))
+
+
+def operations(chain: Chain) -> int:
+    """How many operations a chain has, those of chains inside among them."""
+    inner = [(op.chain,) if isinstance(op, Kinked) else getattr(op, "branches", ()) for op in chain]
+    return len(chain) + sum(operations(part) for parts in inner for part in parts)
 
 
 def entries(chain: Chain) -> int:

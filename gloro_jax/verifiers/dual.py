@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from gloro_jax.network import Network
 from gloro_jax.verifiers.boxes import Walk
 from gloro_jax.verifiers.crown import FastLin
-from gloro_jax.verifiers.lines import Followed
+from gloro_jax.verifiers.lines import Followed, above
 from gloro_jax.verifiers.operations import Chain, Relu
 
 
@@ -42,7 +42,7 @@ class _DualWalk(Walk):
             taken = share * nu
             # The least that the line may lie above zero at both ends, as floats have it.
             depth = jnp.maximum(-low * share, (1 - share) * high)
-            depth = jnp.where(is_unstable, depth * (1 + 8 * jnp.finfo(depth.dtype).eps), 0)
+            depth = jnp.where(is_unstable, above(depth), 0)
             lost = (jnp.maximum(nu, 0) * depth).sum(axis=tuple(range(2, nu.ndim)))
             return Followed(-taken, at.offset - lost, at.error + lost, at.met)
 

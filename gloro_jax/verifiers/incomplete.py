@@ -8,9 +8,10 @@ are admissible.
 
 import abc
 import dataclasses
+import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.boxes import Walk, entries
 from gloro_jax.verifiers.operations import Chain, relus
 from gloro_jax.verifiers.regions import Box, Norm, region
-from gloro_jax.verifiers.rules import chain_of, check_rules
+from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import (
     batches,
     charge_of,
@@ -31,7 +32,8 @@ from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
 
 _NUMBERS = 2**26  # in the rows of one batch of images
 _CLOSE = 1e-6  # the relative gap at which the search for a radius ends
-_LARGEST = 2.0**60
+_LARGEST = 2.0**1000
+_ROUNDS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Incomplete(Verifier):
     """
 
     is_rounding_counted: bool = True
+    has_aid: ClassVar[bool] = False  # whether the float64 pass uses something of the float32 pass
 
     @abc.abstractmethod
     def margins(
@@ -68,9 +71,6 @@ class Incomplete(Verifier):
         """The margins in float32, and an aid."""
         return _hint(network, images, radius, labels, (), method=self, norm=norm, box=box)
 
-    def _check_network(self, network: Network) -> None:
-        check_rules(network, method=self.name)
-
     def _verdicts(
         self,
         network: Network,
@@ -84,7 +84,9 @@ class Incomplete(Verifier):
         began, radii = time.perf_counter(), np.full(len(images), radius)
         is_wrong = is_misclassified(network, images, labels)
         search = _Bounds(self, network, images, labels, norm=norm, box=box)
-        is_verified = search.holds(radii)
+        is_verified = search.hints(radii)
+        if self.is_rounding_counted:
+            is_verified[is_verified] = search.of(is_verified).holds(radii[is_verified])
         semantics = "rounded" if self.is_rounding_counted else "numerical"
         return verdicts(
             images, is_verified=is_verified, is_wrong=is_wrong, semantics=semantics, began=began
@@ -94,8 +96,12 @@ class Incomplete(Verifier):
         likely = predictions(network, images)
         search = _Bounds(self, network, images, np.maximum(likely, 0), norm=norm, box=box)
         found = bracket(search.hints, np.full(len(images), 0.01), factor=4.0, close=1e-5)
+        holds = search.hints
         if self.is_rounding_counted:
-            found = bracket(search.holds, found, factor=1 + 1e-5, close=_CLOSE)
+            holds, begin = search.holds, np.where(found > 0, found, 0.01)
+            found = bracket(holds, begin, factor=1 + 1e-5, close=_CLOSE)
+        if box is not None:
+            found = np.where(holds(np.full(len(images), np.inf)), np.inf, found)
         return np.where(likely >= 0, found, 0.0)
 
 
@@ -111,21 +117,28 @@ class _Bounds:
     def __post_init__(self) -> None:
         self.wide = in_float64(self.network)
 
+    def of(self, chosen: np.ndarray) -> "_Bounds":
+        """The same for some of the images."""
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
     def holds(self, radii: np.ndarray) -> np.ndarray:
-        """Whether each image is verified at its radius, (n,)."""
-        return self._margins(radii, self.method.is_rounding_counted)
+        """Whether each image is proved at its radius, (n,), in float64."""
+        return self._margins(radii, True)
 
     def hints(self, radii: np.ndarray) -> np.ndarray:
-        """As `holds`, in float32."""
+        """Whether float32 verifies it."""
         return self._margins(radii, False)
 
     def _margins(self, radii: np.ndarray, is_proof: bool) -> np.ndarray:
-        found = []
+        low, found = None, []
         arrays = (self.images, radii, self.labels)
         for images, radius, labels in batches(_at_once(self.network), *arrays):
             about = {"norm": self.norm, "box": self.box}
-            narrow = radius.astype(np.float32)
-            low, aid = self.method.hint(self.network, images, narrow, labels, **about)
+            with np.errstate(over="ignore"):
+                narrow = radius.astype(np.float32)
+            aid: Any = ()
+            if not is_proof or self.method.has_aid:
+                low, aid = self.method.hint(self.network, images, narrow, labels, **about)
             if is_proof:
                 with in_64_bits():
                     wide = images.astype(np.float64)
@@ -161,13 +174,8 @@ _hint, _proof = jit(_program, static_argnames=_STATIC), jit(_program, static_arg
 def _at_once(network: Network) -> int:
     """How many images' rows fit into memory together."""
     chain = chain_of(network)
-    after_first = [math_size(op.after) for op in relus(chain)][1:]
+    after_first = [math.prod(op.after) for op in relus(chain)][1:]
     return int(np.clip(_NUMBERS // (2 * max(after_first, default=1) * entries(chain)), 1, 128))
-
-
-def math_size(shape: tuple[int, ...]) -> int:
-    """The number of entries of a shape."""
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def bracket(
@@ -182,10 +190,10 @@ def bracket(
         close: the relative gap to leave.
 
     Returns:
-        (n,) radii at which it was seen to hold; 0 where none was, infinity above 2^60.
+        (n,) radii at which it was seen to hold; 0 where none was.
     """
     low, high, at, step = np.zeros_like(start), np.full_like(start, np.inf), start, factor
-    for _ in range(200):
+    for _ in range(_ROUNDS):
         is_open = (high > low * (1 + close)) & (low < _LARGEST) & (high > 1 / _LARGEST)
         if not is_open.any():
             break
@@ -194,7 +202,9 @@ def bracket(
         low = np.where(is_held, at, low)
         high = np.where(is_open & ~is_held, at, high)
         has_both = (low > 0) & np.isfinite(high)
-        outside = np.where(low > 0, at * step, at / step)
-        at = np.where(has_both, np.sqrt(low * high), outside)
+        with np.errstate(over="ignore"):
+            outside = np.where(low > 0, at * step, at / step)
+        between = np.sqrt(low) * np.sqrt(np.where(has_both, high, 1.0))
+        at = np.where(has_both, between, outside)
         step = min(step * step, 64.0) if factor < 2 else factor
-    return np.where(low >= _LARGEST, np.inf, low)
+    return low

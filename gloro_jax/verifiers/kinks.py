@@ -45,6 +45,8 @@ def sorted_pairs(relu: NewRelu, options: dict[str, Any], before: Shape, dtype: A
 def absolute(relu: NewRelu, options: dict[str, Any], before: Shape, dtype: Any) -> Chain:
     """|z| is 2 relu(z) - z, here of the first `count` features."""
     count, features = options.get("count", before[-1]), before[-1]
+    if count == 0:
+        return ()
     some = (*before[:-1], count)
     is_first = (np.arange(features) < count).reshape(*(1,) * len(before), -1)
     keep = jnp.where(is_first, -1, 1).astype(dtype)

@@ -9,7 +9,8 @@ score, and its least value over the region is a lower bound.
 Rounding. Computed rows are taken for what they are, and the error of each product is charged where
 it is made: row A differs from its computed value by at most gamma |row| |A|, entry by entry, so the
 charge is gamma |row| |A| |z| with |z| from the box around z. `Followed.error` adds these up without
-the factor, which `charge` puts in.
+the factor, which `charge` puts in. A product below the smallest normal number may be lost
+altogether, and z may be so large that it mattered: `LOST` |z| is charged for that.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,9 @@ import jax.numpy as jnp
 
 from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu
 
-TINY = 1e-200  # above what underflow adds up to, below what any score depends on
+TINY = 1e-200  # above what is lost of offsets by underflow, below what any score depends on
+# An entry is short of at most 2^20 products of 2^-1022; over the factor `charge`, above 2^-45.
+LOST = 2.0**-950
 
 
 class Lines(NamedTuple):
@@ -82,10 +85,16 @@ def _lines(lower: Any, upper: Any) -> Lines:
     is_unstable = (lower < 0) & (upper > 0)
     slope = jnp.clip(upper / jnp.where(is_unstable, upper - lower, 1), 0, 1)
     height = jnp.maximum(-slope * lower, (1 - slope) * upper)
-    height = jnp.where(is_unstable, height * (1 + 8 * jnp.finfo(height.dtype).eps), 0)
+    height = jnp.where(is_unstable, above(height), 0)
     # NaN bounds make NaN lines, and nothing is verified.
     slope = jnp.where(is_unstable, slope, jnp.where(lower >= 0, 1.0, 0.0 * (lower + upper)))
     return Lines(slope, slope, height)
+
+
+def above(height: Any) -> Any:
+    """A height >= 0 with the rounding of a few operations made up for, underflow among them."""
+    limits = jnp.finfo(height.dtype)
+    return height * (1 + 8 * limits.eps) + 2.0**20 * limits.tiny
 
 
 def below(lines: dict[int, Lines]) -> Callable[[Relu, Followed], Followed]:
@@ -139,7 +148,7 @@ def _through(op: Affine, at: Followed, sizes: Any) -> Followed:
     error = at.error
     if sizes is not None:
         reach = op.spread(sizes[op]) + jnp.abs(op.constant(at.rows.dtype))
-        error = error + _total(jnp.abs(at.rows) * reach[:, None])
+        error = error + _total(jnp.abs(at.rows) * reach[:, None]) + _lost(sizes[op])
     return Followed(rows, offset, error, at.met)
 
 
@@ -170,7 +179,12 @@ def _branches(
 def _charged(at: Followed, rows: Any, op: Any, sizes: Any) -> Followed:
     if sizes is None:
         return at
-    return at._replace(error=at.error + _total(jnp.abs(rows) * sizes[op][:, None]))
+    error = _total(jnp.abs(rows) * sizes[op][:, None]) + _lost(sizes[op])
+    return at._replace(error=at.error + error)
+
+
+def _lost(size: Any) -> Any:
+    return LOST * size.sum(axis=tuple(range(1, size.ndim)))[:, None]
 
 
 def _total(rows: Any) -> Any:

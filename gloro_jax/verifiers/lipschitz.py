@@ -8,7 +8,6 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.verifiers.regions import Box, Norm
-from gloro_jax.verifiers.rules import check_rules
 from gloro_jax.verifiers.scores import is_misclassified, point_margins, predictions
 from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
 
@@ -22,9 +21,6 @@ class Lipschitz(Verifier):
     One forward pass, in float64 with its rounding counted. A linf ball of n pixels lies in the l2
     ball of sqrt(n) times its radius, and that is what is verified; boxes make no difference.
     """
-
-    def _check_network(self, network: Network) -> None:
-        check_rules(network, method=self.name)
 
     def _verdicts(
         self,

@@ -40,17 +40,18 @@ def check_norm(norm: str, known: tuple[str, ...] = get_args(Norm), *, method: st
         raise ValueError(f"{method} knows the norms {', '.join(known)}, got norm={norm!r}.")
 
 
-def check_box(box: Any, x: np.ndarray) -> None:
-    """Raises a ValueError unless `box` is None, or two numbers between which `x` lies."""
+def checked_box(box: Any, x: np.ndarray) -> Box:
+    """`box` as None or two floats; raises a ValueError unless it is that, and `x` lies between."""
     if box is None:
-        return
+        return None
     try:
         low, high = map(float, box)
     except (TypeError, ValueError):
         raise ValueError(f"box is None or two numbers such as (0.0, 1.0), got {box!r}.") from None
     if not low < high:
         raise ValueError(f"box is (lower, upper) with lower below upper, got {box!r}.")
-    outside = (x < low) | (x > high)
+    wide = x.astype(np.float64)
+    outside = (wide < low) | (wide > high)
     if outside.any():
         first = int(np.argmax(outside.reshape(len(x), -1).any(axis=1)))
         raise ValueError(
@@ -58,6 +59,7 @@ def check_box(box: Any, x: np.ndarray) -> None:
             f"{x[first].max():g}. A ball around a point outside the box has no meaning; scale x, "
             "or leave the box out (box=None is all of R^n)."
         )
+    return low, high
 
 
 def region(x: Any, radius: Any, *, norm: Norm, box: Box) -> Region:
@@ -93,12 +95,19 @@ def minimum(area: Region, rows: Any, *, is_tight: bool = False) -> tuple[Any, An
     if area.norm == "linf":
         return value, size
     at, radius = _dot(flat, centre), area.radius[:, None]
-    length = jnp.sqrt(jnp.square(flat).sum(-1))
+    length = lengths(flat)
     value = jnp.maximum(value, at - radius * length)
     if is_tight and area.is_boxed:
         least = _cut(flat, (lower - centre)[:, None], (upper - centre)[:, None], radius)
         value = jnp.maximum(value, at + least)
     return value, size + 2 * radius * length
+
+
+def lengths(vectors: Any) -> Any:
+    """l2 norms along the last axis; squares of small entries must not vanish."""
+    largest = jnp.abs(vectors).max(axis=-1, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale[..., 0] * jnp.sqrt(jnp.square(vectors / scale).sum(axis=-1))
 
 
 def _dot(rows: Any, vectors: Any) -> Any:
@@ -119,10 +128,10 @@ def _cut(rows: Any, lower: Any, upper: Any, radius: Any) -> Any:
     def best(m: Any) -> Any:
         return jnp.clip(-rows / m[..., None], lower, upper)
 
-    top = jnp.sqrt(jnp.square(rows).sum(-1))
+    top = lengths(rows)
     few, many = 1e-6 * top / radius + 1e-30, 1e6 * top / radius + 1e-30
     for _ in range(_HALVINGS):
-        m = jnp.sqrt(few * many)
+        m = jnp.sqrt(few) * jnp.sqrt(many)
         is_long = jnp.square(best(m)).sum(-1) > jnp.square(radius)
         few, many = jnp.where(is_long, m, few), jnp.where(is_long, many, m)
     d = best(many)

@@ -10,7 +10,7 @@ import numpy as np
 from gloro_jax.lipschitz.rounding import gamma
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
-from gloro_jax.verifiers.boxes import Walk, entries
+from gloro_jax.verifiers.boxes import Walk, entries, operations, size_of
 from gloro_jax.verifiers.lines import follow, start
 from gloro_jax.verifiers.operations import Chain, affine_tail
 from gloro_jax.verifiers.regions import Box, Norm, Region, minimum, region
@@ -29,9 +29,11 @@ def charge_of(chain: Chain, dtype: Any) -> float:
     """What each operation of a chain is charged for rounding: nothing in float32.
 
     An entry is a sum of at most as many products as the largest activation has entries, and each
-    step does a few operations more; four times that covers them, and the sums of charges.
+    step does a few operations more; four times that covers them, and the sums of charges, to which
+    each operation adds a few.
     """
-    return 4 * gamma(entries(chain) + 64) if dtype == jnp.float64 else 0.0
+    terms = entries(chain) + 8 * operations(chain) + 64
+    return 4 * gamma(terms) if dtype == jnp.float64 else 0.0
 
 
 def walk_boxes(walk: Walk, chain: Chain) -> tuple[Chain, Region]:
@@ -53,7 +55,7 @@ def box_margins(walk: Walk, tail: Chain, inside: Region, rows: Any) -> Any:
     """
     sizes = (inside.lower, inside.upper)
     for op in tail:
-        walk.sizes[op] = jnp.maximum(jnp.abs(sizes[0]), jnp.abs(sizes[1]))
+        walk.sizes[op] = size_of(sizes)
         sizes = walk.through((op,), sizes)
     counted = walk.sizes if walk.charge else None
     found = follow(tail, start(rows), relu=_no_relu, sizes=counted)

@@ -11,7 +11,7 @@ import scipy.stats
 
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.platforms import jit, random_key
-from gloro_jax.verifiers.regions import Box, Norm, check_norm
+from gloro_jax.verifiers.regions import Box, Norm
 from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
 
 ABSTAIN = -1
@@ -126,13 +126,9 @@ class Smoothing(Verifier):
             counts += np.bincount(kept[kept >= 0], minlength=len(counts))
         return counts
 
-    def _opened(self, frozen: FrozenNet, x: Any, *, norm: Norm, box: Box) -> Any:
-        check_norm(norm, self.norms, method=self.name)
-        images = np.asarray(frozen.check_images(x))
-        return _Named(frozen, frozen.net.num_classes), images
-
-    def _check_network(self, network: Any) -> None:
+    def _read(self, frozen: FrozenNet) -> Any:
         """Noise and a forward pass need no rules."""
+        return _Named(frozen, frozen.net.num_classes)
 
     def _verdicts(
         self,

@@ -11,7 +11,8 @@ import numpy as np
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.network import Network, network_of
 from gloro_jax.plain import number
-from gloro_jax.verifiers.regions import Box, Norm, check_box, check_norm
+from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
+from gloro_jax.verifiers.rules import check_rules
 
 
 class Status(enum.IntEnum):
@@ -107,7 +108,7 @@ class Verifier(abc.ABC):
                 a label is no class, a shape does not fit, the box does not contain x, or the
                 network has a step without a rule.
         """
-        network, images = self._opened(frozen, x, norm=norm, box=box)
+        network, images, box = self._opened(frozen, x, norm=norm, box=box)
         goals = _labels(labels, images, network.num_classes)
         return self._verdicts(network, images, goals, norm=norm, radius=_radius(radius), box=box)
 
@@ -129,12 +130,12 @@ class Verifier(abc.ABC):
             TypeError: if x is not float32.
             ValueError: as for `verify`.
         """
-        network, images = self._opened(frozen, x, norm=norm, box=box)
+        network, images, box = self._opened(frozen, x, norm=norm, box=box)
         return self._radii(network, images, norm=norm, box=box)
 
     def _opened(
         self, frozen: FrozenNet, x: Any, *, norm: Norm, box: Box
-    ) -> tuple[Network, np.ndarray]:
+    ) -> tuple[Any, np.ndarray, Box]:
         check_norm(norm, self.norms, method=self.name)
         if not isinstance(frozen, FrozenNet):
             raise TypeError(
@@ -149,14 +150,15 @@ class Verifier(abc.ABC):
             )
         if not np.isfinite(images).all():
             raise ValueError("x holds NaN or infinity, around which nothing can be verified.")
-        check_box(box, images)
-        network = network_of(frozen)
-        self._check_network(network)
-        return network, images
+        if not len(images):
+            raise ValueError("x holds no image.")
+        return self._read(frozen), images, checked_box(box, images)
 
-    @abc.abstractmethod
-    def _check_network(self, network: Network) -> None:
-        """Raises a ValueError if the method cannot read the network."""
+    def _read(self, frozen: FrozenNet) -> Any:
+        """What the method reads; raises a ValueError for a step without a rule."""
+        network = network_of(frozen)
+        check_rules(network, method=self.name)
+        return network
 
     @abc.abstractmethod
     def _verdicts(

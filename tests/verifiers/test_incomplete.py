@@ -65,7 +65,8 @@ def check_linf(activation, widths, seed):
     exact = radii(MixedInteger(), network, x, "linf")
     found = {method.name: radii(method, network, x, "linf") for method in METHODS}
     for name, values in found.items():
-        assert (values <= exact * (1 + 1e-7)).all(), (name, values, exact)
+        # HiGHS takes a binary variable of 1e-6 for 0, which moves its minima by about as much.
+        assert (values <= exact * (1 + 1e-5)).all(), (name, values, exact)
     check_order(found)
 
 

@@ -14,7 +14,7 @@ from gloro_jax.verifiers.boxes import Walk
 from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.incomplete import bracket
 from gloro_jax.verifiers.regions import Box, Norm, region
-from gloro_jax.verifiers.rules import chain_of, check_rules
+from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import (
     charge_of,
     in_float64,
@@ -91,9 +91,6 @@ class Complete(Verifier):
     @abc.abstractmethod
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """VERIFIED, UNKNOWN, or a point that may be a witness."""
-
-    def _check_network(self, network: Network) -> None:
-        check_rules(network, method=self.name)
 
     def _verdicts(
         self,

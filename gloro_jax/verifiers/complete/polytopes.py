@@ -53,19 +53,33 @@ def nearest(
         rows = np.concatenate([rows, eye, -eye])
         limits = np.concatenate([limits, np.full(len(x), box[1]), np.full(len(x), -box[0])])
     room = limits - rows @ x
+    sizes = np.sqrt(np.square(rows / _scale(rows)).sum(axis=1)) * _scale(rows)[:, 0]
     # A row of zeros says nothing of x, but may say that there is no point.
-    sizes = np.sqrt(np.square(rows).sum(axis=1))
-    is_empty = sizes < 1e-12
-    if (room[is_empty] < -1e-9).any():
+    is_empty = sizes == 0
+    if (room[is_empty] < 0).any():
         return np.inf, None
-    rows, room = rows[~is_empty] / sizes[~is_empty, None], room[~is_empty] / sizes[~is_empty]
-    if not len(rows) or (room >= 0).all():
+    # Without rows that infinite limits make void.
+    kept = ~is_empty & (room < np.inf)
+    rows, room = rows[kept] / sizes[kept, None], room[kept] / sizes[kept]
+    if (room >= 0).all():
         return 0.0, x
-    moved = _shortest(rows, room) if norm == "l2" else _flattest(rows, room)
-    if moved is None:
-        return np.inf, None
+    # Rows further away than the move found are satisfied by it, and need not be looked at.
+    reach, solve = 4 * -room.min(), _shortest if norm == "l2" else _flattest
+    while True:
+        is_near = room <= reach
+        moved = solve(rows[is_near], room[is_near])
+        if moved is None:
+            return np.inf, None
+        if is_near.all() or np.sqrt(np.square(moved).sum()) <= reach:
+            break
+        reach *= 8
     length = np.sqrt(np.square(moved).sum()) if norm == "l2" else np.abs(moved).max()
     return float(length), x + moved
+
+
+def _scale(rows: np.ndarray) -> np.ndarray:
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    return np.where(largest > 0, largest, 1.0)
 
 
 def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
@@ -80,22 +94,22 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
     goal[-1] = -1.0
     found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
     residual = system @ found.x - goal
-    if residual[-1] < 1e-10:
+    if residual[-1] < 1e-12:
         return None
     move = -residual[:-1] / residual[-1] * scale
-    return move if (rows @ move <= room + 1e-6 * (1 + scale)).all() else None
+    return move if (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all() else None
 
 
 def _flattest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
     """The move with the least largest entry."""
-    d = rows.shape[1]
+    d, scale = rows.shape[1], np.abs(room).max()
     eye, ones = np.eye(d), np.ones((d, 1))
     matrix = np.block([[rows, np.zeros((len(rows), 1))], [eye, -ones], [-eye, -ones]])
     found = scipy.optimize.linprog(
         np.append(np.zeros(d), 1.0),
         matrix,
-        np.concatenate([room, np.zeros(2 * d)]),
+        np.concatenate([room / scale, np.zeros(2 * d)]),
         bounds=[(None, None)] * d + [(0, None)],
         method="highs",
     )
-    return found.x[:-1] if found.status == 0 else None
+    return found.x[:-1] * scale if found.status == 0 else None

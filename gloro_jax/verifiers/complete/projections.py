@@ -27,10 +27,10 @@ class Projections(Complete):
 
     Attributes:
         mode: "complete" finds, where the boundary between two classes in a region may be near, its
-            nearest point by a quadratic or linear program. "incomplete" tries the projection to the
-            boundary's hyperplane as a witness, and else says UNKNOWN. "lower_bound" does so too,
-            and its radius is the distance of the first such hyperplane; the other modes' radius is
-            that of the boundary, where "incomplete" finds it.
+            nearest point by a quadratic or linear program. The other two try the projection to the
+            boundary's hyperplane as a witness; where it is none, "lower_bound" ends with UNKNOWN,
+            and "incomplete" goes on to look for witnesses further out. Their radius is the distance
+            of the first such hyperplane.
     """
 
     mode: Literal["incomplete", "lower_bound", "complete"] = "complete"
@@ -65,7 +65,7 @@ class _Search:
 
     def run(self, limit: float) -> tuple[Status, float, np.ndarray | None]:
         """What is found up to a distance: a status, how far was seen, and perhaps a witness."""
-        seen = 0.0
+        seen, is_open = 0.0, False
         while self.queue and self.queue[0][0] <= limit * _ROOM:
             if self.goal.is_late:
                 return Status.UNKNOWN, seen, None
@@ -75,29 +75,37 @@ class _Search:
                 self._cross(pattern, index)
             elif kind == "point":
                 return Status.UNKNOWN, seen, self.goal.inside(index)
-            elif (found := self._boundary(pattern, index)) is not None:
-                return found[0], seen, found[1]
-        return Status.VERIFIED, limit if self.queue else np.inf, None
+            elif self.method.mode == "complete":
+                self._solve(pattern, index)
+            elif (point := self._projected(pattern, index)) is not None:
+                return Status.UNKNOWN, seen, point
+            elif self.method.mode == "lower_bound" or limit == np.inf:
+                return Status.UNKNOWN, seen, None
+            else:
+                is_open = True
+        status = Status.UNKNOWN if is_open else Status.VERIFIED
+        return status, limit if self.queue else np.inf, None
 
-    def _boundary(self, pattern: Pattern, rival: int) -> tuple[Status, np.ndarray | None] | None:
+    def _solve(self, pattern: Pattern, rival: int) -> None:
+        """The nearest point of the pattern's region at which a rival is level."""
         rows, constants = pattern.leads(self.goal.label)
-        if self.method.mode == "complete":
-            sides, limits = pattern.region()
-            distance, point = nearest(
-                self.x,
-                np.vstack([sides, rows[rival]]),
-                np.append(limits, -constants[rival]),
-                norm=self.goal.norm,
-                box=self.goal.box,
-            )
-            if point is not None:
-                self._push(distance, "point", pattern, point)
-            return None
+        sides, limits = pattern.region()
+        distance, point = nearest(
+            self.x,
+            np.vstack([sides, rows[rival]]),
+            np.append(limits, -constants[rival]),
+            norm=self.goal.norm,
+            box=self.goal.box,
+        )
+        if point is not None:
+            self._push(distance, "point", pattern, point)
+
+    def _projected(self, pattern: Pattern, rival: int) -> np.ndarray | None:
+        """The nearest point at which a rival is level, if the network is the pattern's there."""
+        rows, constants = pattern.leads(self.goal.label)
         step = _step(rows[rival], float(rows[rival] @ self.x + constants[rival]), self.goal.norm)
         point = self.goal._replace(radius=np.inf).inside(self.x + step * (1 + 1e-9))
-        if is_witness(self.network, self.goal, point):
-            return Status.UNKNOWN, point
-        return Status.UNKNOWN, None
+        return point if is_witness(self.network, self.goal, point) else None
 
     def _cross(self, pattern: Pattern, unit: int) -> None:
         is_on = pattern.is_on.copy()

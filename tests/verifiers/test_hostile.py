@@ -1,0 +1,151 @@
+"""Networks, numbers and settings that were tried to win a false verdict; each did, once."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import layers
+from gloro_jax.verifiers import (
+    BallBox,
+    BranchAndBound,
+    Crown,
+    Dual,
+    FastLin,
+    IntervalBounds,
+    Lipschitz,
+    MixedInteger,
+    Projections,
+    Smoothing,
+    Status,
+)  # fmt: skip
+
+ROUNDED = [Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()]
+
+
+def frozen_of(hidden, head, *, relu=True):
+    """A network of dense layers, [(kernel, bias), ...], and the head; a ReLU after each."""
+    body, params = [], {}
+    for kernel, bias, is_kinked in hidden:
+        params[f"layers_{len(body)}"] = {
+            "kernel": jnp.asarray(kernel, jnp.float32),
+            "bias": jnp.asarray(bias, jnp.float32),
+        }
+        body.append(layers.Dense(np.shape(kernel)[1]))
+        if is_kinked and relu:
+            body.append(layers.ReLU())
+    inputs = np.shape(hidden[0][0])[0]
+    net = gj.GloroNet(nn.Sequential(body), np.shape(head[0])[1])
+    example = jnp.zeros((1, inputs))
+    made = net.init(jax.random.key(0), example, norms=gj.PowerIteration(steps=1))["params"]
+    weights = {
+        "head_kernel": jnp.asarray(head[0], jnp.float32),
+        "head_bias": jnp.asarray(head[1], jnp.float32),
+        "body": params,
+    }
+    assert jax.tree.structure(weights) == jax.tree.structure(made)
+    return gj.freeze(net, {"params": weights}, input_shape=(inputs,))
+
+
+@pytest.mark.parametrize("precision", ["BF16_BF16_F32", "F32_F32_F32"])
+def test_the_users_precision_does_not_reach_the_proof(precision):
+    rng = np.random.default_rng(0)
+    frozen = frozen_of(
+        [
+            (rng.normal(size=(6, 8)), rng.normal(size=8), True),
+            (rng.normal(size=(8, 8)), rng.normal(size=8), True),
+        ],
+        (rng.normal(size=(8, 3)), np.zeros(3)),
+    )
+    x = rng.uniform(size=(1, 6)).astype(np.float32)
+    methods = (Lipschitz(), FastLin(), BallBox())
+    before = [method.certified_radius(frozen, x, norm="l2") for method in methods]
+    with jax.default_matmul_precision(precision):
+        after = [method.certified_radius(frozen, x, norm="l2") for method in methods]
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+
+
+def test_rows_that_underflow_while_activations_are_large():
+    up, down = 2.0**126, 2.0**-125
+    hidden = [([[up]], [0], number == 7) for number in range(8)]
+    hidden += [([[down]], [0], False) for _ in range(8)]
+    frozen = frozen_of(hidden, ([[0, down]], [2.0**-118, 0]))
+    x = np.array([[1.0]], np.float32)  # exactly, class 1 is ahead
+    for method in ROUNDED:
+        wrong = method.verify(frozen, x, np.array([0]), norm="linf", radius=0.25)
+        assert wrong.status[0] != Status.VERIFIED, method.name
+        right = method.verify(frozen, x, np.array([1]), norm="linf", radius=0.25)
+        assert right.status[0] != Status.FALSIFIED, method.name
+
+
+def test_rows_whose_squares_underflow():
+    w = 2.0**-110
+    hidden = [([[w], [w]], [0], False), *[([[w]], [0], False)] * 3]
+    frozen = frozen_of(hidden, ([[w, 0]], [0, 0]))  # the lead is w^5 (x1 + x2)
+    x = np.array([[0.5, 0.5]], np.float32)
+    for method in ROUNDED:
+        held = method.verify(frozen, x, np.array([0]), norm="l2", radius=1.25)
+        assert held.status[0] != Status.VERIFIED, method.name
+
+
+def test_very_large_radii_are_neither_infinite_nor_zero():
+    frozen = frozen_of([([[1e-20]], [0], True)], ([[0, 1.0]], [1, 0]))
+    x = np.zeros((1, 1), np.float32)
+    exact = 1 / float(np.float32(1e-20))
+    for method in (IntervalBounds(), Crown(), Projections(), BranchAndBound(), MixedInteger()):
+        radius = method.certified_radius(frozen, x, norm="linf")[0]
+        assert radius <= exact * (1 + 1e-6), method.name
+        assert radius >= exact * (1 - 1e-4), method.name
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e-8])
+def test_a_solver_sees_leads_of_any_size(scale):
+    rng = np.random.default_rng(0)
+    kernel, bias, head = rng.normal(size=(3, 6)), rng.normal(size=6), rng.normal(size=(6, 2))
+    x = rng.uniform(size=(1, 3)).astype(np.float32)
+    frozen = frozen_of([(kernel, bias, True)], (scale * head, [0, 0]))
+    exact = Projections().certified_radius(frozen, x, norm="linf")[0]
+    found = MixedInteger().certified_radius(frozen, x, norm="linf")[0]
+    assert found == pytest.approx(exact, rel=1e-5)
+    label = np.asarray(frozen(x).prediction)
+    for method in (MixedInteger(), BranchAndBound(), Projections()):
+        held = method.verify(frozen, x, label, norm="linf", radius=exact * 1.01)
+        assert held.status[0] == Status.FALSIFIED, (method.name, scale)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_boundaries_far_away_are_found(norm):
+    frozen = frozen_of([([[1e-7]], [0], True)], ([[0, 1e-7]], [1e-8, 0]))
+    x = np.array([[1e3]], np.float32)
+    held = Projections().verify(frozen, x, np.array([0]), norm=norm, radius=2e6)
+    assert held.status[0] == Status.FALSIFIED
+    assert Projections().certified_radius(frozen, x, norm=norm)[0] == pytest.approx(1e6, rel=1e-2)
+
+
+def test_a_box_is_compared_in_its_own_precision_and_taken_in_any_form(untyped):
+    frozen = frozen_of([(np.eye(2), [0, 0], True)], (np.eye(2), [0, 0]))
+    x, label = np.array([[0.7, 0.8]], np.float32), np.array([1])  # float32's 0.7 is below 0.7
+    with pytest.raises(ValueError, match="does not contain x"):
+        Crown().verify(frozen, x, label, radius=0.01, box=(0.7, 1.0))
+    for method in (Crown(), BranchAndBound(), MixedInteger(), Projections()):
+        for box in ((0, 1), (0.0, float("inf"))):
+            held = method.verify(frozen, x, label, radius=0.01, box=box)
+            assert held.status[0] == Status.VERIFIED, (method.name, box)
+    with pytest.raises(ValueError, match="does not contain x"):
+        Smoothing(sigma=0.1, n=10).verify(frozen, x, label, norm="l2", radius=0.01, box=(0.9, 1.0))
+
+
+def test_no_image_and_a_layer_that_does_nothing(untyped):
+    body = nn.Sequential([layers.Flatten(name="flatten"), layers.BetaAbs(0.0, name="beta")])
+    net = gj.GloroNet(body, 2)
+    made = net.init(jax.random.key(0), jnp.zeros((1, 3)), norms=gj.PowerIteration(steps=1))
+    frozen = gj.freeze(net, made, input_shape=(3,))
+    x = np.full((1, 3), 0.5, np.float32)
+    radii = [m.certified_radius(frozen, x, norm="l2")[0] for m in (Crown(), IntervalBounds())]
+    assert radii[0] == pytest.approx(radii[1], rel=1e-5)
+    with pytest.raises(ValueError, match="x holds no image"):
+        Crown().verify(frozen, x[:0], np.zeros(0, int), radius=0.1)
+    held = Crown().verify(frozen, x, np.asarray(frozen(x).prediction), radius=1e-4, box=[0.0, 1.0])
+    assert held.is_verified[0]

@@ -564,7 +564,7 @@ ERRORS = {
         "verifiers/lines.py", "over = _total(negative * line.over)", "over = 0 * _total(negative * line.over)", "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: slopes below beyond zero and one": (
-        "verifiers/alpha_crown.py", "jnp.clip(slope.astype(line.low.dtype), 0, 1)", "3 * slope.astype(line.low.dtype)", "tests/verifiers/test_incomplete.py",
+        "verifiers/lines.py", "jnp.clip(slopes.astype(self.low.dtype), 0, 1)", "3 * slopes.astype(self.low.dtype)", "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: no rounding is charged": (
         "verifiers/scores.py", "return 4 * gamma(terms) if dtype == jnp.float64 else 0.0", "return 0.0", "tests/verifiers/test_rounding.py",

@@ -11,7 +11,6 @@ from gloro_jax.network import Network
 from gloro_jax.platforms import jit
 from gloro_jax.verifiers.boxes import Walk
 from gloro_jax.verifiers.crown import Crown
-from gloro_jax.verifiers.lines import Lines
 from gloro_jax.verifiers.operations import Chain
 from gloro_jax.verifiers.regions import Box, Norm, region
 from gloro_jax.verifiers.rules import chain_of
@@ -74,15 +73,8 @@ class AlphaCrown(Crown):
 
 def _lower(chain: Chain, walk: Walk, rows: Any, slopes: Any) -> Any:
     chosen = Walk(walk.area, walk.lines_of, walk.charge, sizes=walk.sizes)
-    chosen.lines = {unit: _with(walk.lines[unit], slopes[unit]) for unit in walk.lines}
+    chosen.lines = {unit: walk.lines[unit].with_slopes(slopes[unit]) for unit in walk.lines}
     return chosen.lower(chain, rows, is_tight=True)
-
-
-def _with(line: Lines, slope: Any) -> Lines:
-    """Lines with other slopes below, where both are not one."""
-    is_unstable = line.over > 0
-    chosen = jnp.clip(slope.astype(line.low.dtype), 0, 1)
-    return line._replace(low=jnp.where(is_unstable, chosen, line.low))
 
 
 def _bounds(

@@ -110,11 +110,11 @@ class Walk:
 
     def _is_first(self, before: Chain) -> bool:
         """Boxes alone would make a cube of an l2 ball; the first layer sees the ball."""
-        return self.area.norm == "l2" and all(isinstance(op, Affine) for op in before)
+        return self.area.norm == "l2" and _is_affine(before)
 
     def _by_rows(self, op: Relu, before: Chain) -> Boxed:
         units, dtype = math.prod(op.after), self.area.centre.dtype
-        n = 1 if all(isinstance(o, Affine) for o in before) else len(self.area.centre)
+        n = 1 if _is_affine(before) else len(self.area.centre)
         largest = max(units, *(math.prod(o.before) for o in (*before, op)))
         some = max(1, _AT_ONCE // (2 * n * largest))
         found = []
@@ -126,6 +126,10 @@ class Walk:
         low = jnp.concatenate([part[:, : part.shape[1] // 2] for part in found], axis=1)
         high = -jnp.concatenate([part[:, part.shape[1] // 2 :] for part in found], axis=1)
         return low.reshape(-1, *op.after), high.reshape(-1, *op.after)
+
+
+def _is_affine(chain: Chain) -> bool:
+    return all(isinstance(op, Affine) for op in chain)
 
 
 def _both(a: Boxed, b: Boxed) -> Boxed:

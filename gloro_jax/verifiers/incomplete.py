@@ -168,6 +168,7 @@ def _program(
 
 
 _STATIC = ("method", "norm", "box")
+# Two, because a program keeps the options of the platform on which it first ran.
 _hint, _proof = jit(_program, static_argnames=_STATIC), jit(_program, static_argnames=_STATIC)
 
 

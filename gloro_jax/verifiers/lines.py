@@ -40,6 +40,11 @@ class Lines(NamedTuple):
     over: Any
     tilt: Any = None
 
+    def with_slopes(self, slopes: Any) -> "Lines":
+        """With other slopes below, between 0 and 1, where the two lines are not one."""
+        chosen = jnp.clip(slopes.astype(self.low.dtype), 0, 1)
+        return self._replace(low=jnp.where(self.over > 0, chosen, self.low))
+
 
 class Followed(NamedTuple):
     """Rows on their way back: at least `rows` z + `offset` - gamma `error`.

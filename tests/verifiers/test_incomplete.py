@@ -71,7 +71,7 @@ def check_linf(activation, widths, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("activation", "widths"), NETS)
+@pytest.mark.parametrize(("activation", "widths"), NETS[:1])
 def test_never_above_the_exact_l2_radius(activation, widths, seed):
     check_l2(activation, widths, seed)
 
@@ -83,8 +83,8 @@ def test_never_above_the_exact_l2_radius_two_hundred(activation, widths, seed):
     check_l2(activation, widths, seed)
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("activation", "widths"), NETS)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("activation", "widths"), NETS[1:])
 def test_never_above_the_exact_linf_radius(activation, widths, seed):
     check_linf(activation, widths, seed)
 

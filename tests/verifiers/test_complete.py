@@ -92,6 +92,31 @@ def test_mixed_integer_agrees_with_all_patterns_on_a_line():
         np.testing.assert_allclose(np.minimum(found, 1e3), np.minimum(exact, 1e3), rtol=1e-5)
 
 
+def test_cases_alone_find_what_descent_would_find_first():
+    """Both sides of every split are looked at: beyond the exact radius nothing is verified."""
+    method = BranchAndBound(restarts=0)
+    for seed in range(3):
+        network, pairs = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), seed)
+        x = plain_nets.images(seed)
+        exact = [plain_nets.exact_l2_radius(pairs, "relu", p.astype(float)) for p in x]
+        for point, distance in zip(x, exact, strict=True):
+            label = np.array([method_label(network, point)])
+            for share in (1.01, 1.2, 1.5):
+                radius = float(distance * share)
+                held = method._verdicts(
+                    network, point[None], label, norm="l2", radius=radius, box=None
+                )
+                assert held.status[0] != Status.VERIFIED, (seed, share)
+
+
+def test_projections_cross_facets_both_ways():
+    for seed in range(8):
+        network, pairs = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), seed)
+        x = plain_nets.images(seed, count=4)
+        exact = [plain_nets.exact_l2_radius(pairs, "relu", p.astype(float)) for p in x]
+        np.testing.assert_allclose(radii(Projections(), network, x, "l2"), exact, rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["incomplete", "lower_bound"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_other_modes_of_projections_are_below_the_complete_one(mode, norm):

@@ -1,30 +1,31 @@
-"""Rounding is counted: what float64 cannot tell from a tie is not verified."""
+"""Rounding is counted: what float64 cannot tell from a slope of 0 is not verified."""
 
-import dataclasses
+import itertools
 
 import numpy as np
+import pytest
 
-from gloro_jax.verifiers import Status
-from tests.verifiers import plain_nets
-from tests.verifiers.test_incomplete import METHODS
+from gloro_jax.verifiers import BallBox, Crown, Dual, FastLin, IntervalBounds, Lipschitz
+from tests.verifiers.test_hostile import frozen_of
+
+LARGE = 2.0**60
+ORDERS = list(itertools.permutations([LARGE, 1.0, -LARGE]))[:4]
 
 
-def test_rounding_is_counted():
-    """Weights that cancel: float64 sees a lead that real arithmetic does not have."""
-    network, _ = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), 0)
-    names = [dict(step.options) for step in network.steps if step.op == "dense"]
-    arrays = {name: np.zeros_like(array) for name, array in network.arrays.items()}
-    # Unit 0 is 1e16 (1 + x), unit 1 is 1e16 x; the second layer has their difference, 1e16 - 1e16.
-    large = np.float32(2.0**60)
-    arrays[names[0]["kernel"]][0, :2] = large
-    arrays[names[0]["bias"]][:3] = large, large, 1
-    arrays[names[1]["kernel"]][:3, 0] = 1, -1, 2.0**-3
-    arrays[names[2]["kernel"]][0, 0] = 1
-    arrays[names[2]["bias"]][1:] = 0.125
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_slope_that_float64_loses(relu):
+    """Score 0 is the sum of three units, LARGE x + x - LARGE x + 0.1, and score 1 is 0.
 
-    level = dataclasses.replace(network, arrays=arrays)  # all scores are 0.125, everywhere
-    x = plain_nets.images(0)
-    for method in METHODS:
-        held = method._verdicts(level, x, np.zeros(2, int), norm="linf", radius=1e-3, box=None)
-        assert not held.is_verified.any(), method.name
-        assert (held.status != Status.VERIFIED).all()
+    In float64, LARGE + 1 - LARGE is 0 or 1, as the order has it; the lead seems constant where it
+    is 0, and at x = -1 it is -0.9.
+    """
+    x = np.zeros((1, 1), np.float32)
+    for order in ORDERS:
+        hidden, head, bias = [([list(order)], [0.0] * 3, False)], [[1.0, 0.0]] * 3, [0.1, 0.0]
+        if relu:  # units |o| (x + 2), which stay positive, and their signs in the head
+            hidden = [([np.abs(order)], [2 * abs(o) for o in order], True)]
+            head, bias = [[float(np.sign(o)), 0.0] for o in order], [0.1 - 2.0, 0.0]
+        frozen = frozen_of(hidden, (head, bias), relu=relu)
+        for method in (Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()):
+            held = method.verify(frozen, x, np.array([0]), norm="linf", radius=1.0)
+            assert not held.is_verified[0], (method.name, order)

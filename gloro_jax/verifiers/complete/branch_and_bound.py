@@ -37,7 +37,7 @@ class BranchAndBound(Complete):
     Attributes:
         steps: of Adam for each batch of cases.
         cases: in a batch.
-        restarts: of descent, for each other class.
+        restarts: of descent, for each other class; 0 for no descent.
     """
 
     steps: int = 12
@@ -46,7 +46,9 @@ class BranchAndBound(Complete):
 
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """Descent, then cases, the least bound first."""
-        witness = descend(network, goal, steps=40, restarts=self.restarts)
+        witness = None
+        if self.restarts:
+            witness = descend(network, goal, steps=40, restarts=self.restarts)
         return witness if witness is not None else _Cases(self, network, goal).decide()
 
 

@@ -99,10 +99,7 @@ def _make_objective(
     weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
 
     def objective(params: Any, batch: Batch, rest: Any, step: Any) -> Any:
-        key = jax.random.fold_in(random_key(config.seed), _AUGMENTATION_STREAM)
-        images = augmented(
-            batch.images, batch.index, config=config.augmentation, key=key, step=step
-        )
+        images = _images(batch, config, step)
         logits, new = net.apply(
             {"params": params, **rest},
             images.astype(config.compute),
@@ -124,6 +121,12 @@ def _make_objective(
     return objective
 
 
+def _images(batch: Batch, config: TrainConfig, step: Any) -> Any:
+    """What the network sees of a batch at a step."""
+    key = jax.random.fold_in(random_key(config.seed), _AUGMENTATION_STREAM)
+    return augmented(batch.images, batch.index, config=config.augmentation, key=key, step=step)
+
+
 def _make_verified_objective(
     net: GloroNet, config: TrainConfig, *, steps_per_epoch: int, input_shape: tuple[int, ...]
 ) -> Callable[[Any, Batch, Any, Any], Any]:
@@ -134,10 +137,7 @@ def _make_verified_objective(
     weight = parse_schedule(config.trades_schedule, epochs=config.epochs)
 
     def objective(params: Any, batch: Batch, rest: Any, step: Any) -> Any:
-        key = jax.random.fold_in(random_key(config.seed), _AUGMENTATION_STREAM)
-        images = augmented(
-            batch.images, batch.index, config=config.augmentation, key=key, step=step
-        )
+        images = _images(batch, config, step)
         variables, time = {"params": params, **rest}, step / steps_per_epoch
         told = {"norms": norms, "is_training": True, "batch_axis": AXIS}
         logits, new = net.apply(variables, images, **told, mutable=list(_MOVING))

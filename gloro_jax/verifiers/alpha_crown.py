@@ -66,7 +66,7 @@ class AlphaCrown(Crown):
             lows, found = _step(network, images, radius, labels, lines, slopes, **about)
             is_better = lows > best
             best, kept = _keep(is_better, lows, best, slopes, kept)
-            updates, state = _update(self, found, state)
+            updates, state = rule.update(found, state)
             slopes = _clipped(optax.apply_updates(slopes, updates))
         return best, kept
 
@@ -108,10 +108,6 @@ def _keep(is_better: Any, lows: Any, best: Any, slopes: Any, kept: Any) -> Any:
         return jnp.where(is_better.reshape(*is_better.shape, *(1,) * (new.ndim - 2)), new, old)
 
     return jnp.where(is_better, lows, best), jax.tree.map(chosen, slopes, kept)
-
-
-def _update(method: AlphaCrown, gradient: Any, state: Any) -> Any:
-    return optax.adam(method.learning_rate).update(gradient, state)
 
 
 @jit

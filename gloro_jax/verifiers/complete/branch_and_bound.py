@@ -1,6 +1,7 @@
 """BranchAndBound: cases of ReLUs, bounded with the conditions of each case (beta-CROWN)."""
 
 import dataclasses
+import functools
 import heapq
 import itertools
 from typing import Any, NamedTuple
@@ -12,14 +13,14 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.complete.descent import descend
-from gloro_jax.verifiers.complete.method import Complete, Goal, is_witness, relu_bounds
+from gloro_jax.verifiers.complete.method import Complete, Goal, first_witness, relu_bounds
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
-from gloro_jax.verifiers.complete.unrolled import unrolled
+from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
 from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
 from gloro_jax.verifiers.operations import Relu, relus
 from gloro_jax.verifiers.regions import Box, Norm, minimum, region
 from gloro_jax.verifiers.rules import chain_of
-from gloro_jax.verifiers.scores import in_float64, is_misclassified
+from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 
 _RATE = {"slopes": 0.1, "weights": 0.05}
@@ -84,6 +85,11 @@ class _Cases:
         ]
         heapq.heapify(self.queue)
 
+    @functools.cached_property
+    def plan(self) -> Unrolled:
+        """The network unrolled, for cases that leave no ReLU open."""
+        return unrolled(self.network)
+
     def decide(self) -> Status | np.ndarray:
         """VERIFIED when no case is left, UNKNOWN when the time is, or a point."""
         while self.queue:
@@ -105,13 +111,7 @@ class _Cases:
     def _tried(self, points: np.ndarray) -> np.ndarray | None:
         """A witness among the points where bounds' linear functions are least."""
         finite = points[np.isfinite(points).all(axis=tuple(range(1, points.ndim)))]
-        if not len(finite):
-            return None
-        inside = np.stack([self.goal.inside(point) for point in finite])
-        found = is_misclassified(self.network, inside, np.full(len(inside), self.goal.label))
-        witnesses = (inside[i] for i in np.flatnonzero(found))
-        good = (point for point in witnesses if is_witness(self.network, self.goal, point))
-        return next(good, None)
+        return first_witness(self.network, self.goal, finite)
 
     def _split(self, case: _Case, scores: np.ndarray) -> np.ndarray | None:
         low, high = _clipped(self.low, self.high, case.split)
@@ -127,7 +127,7 @@ class _Cases:
         return None
 
     def _leaf(self, case: _Case, low: np.ndarray) -> np.ndarray | None:
-        goal, pattern = self.goal, Pattern(unrolled(self.network), low >= 0)
+        goal, pattern = self.goal, Pattern(self.plan, low >= 0)
         rows, constants = pattern.leads(goal.label)
         sides, limits = pattern.region()
         distance, point = nearest(

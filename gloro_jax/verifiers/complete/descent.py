@@ -8,10 +8,9 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit, random_key
-from gloro_jax.verifiers.complete.method import Goal, is_witness
+from gloro_jax.verifiers.complete.method import Goal, first_witness
 from gloro_jax.verifiers.operations import run
 from gloro_jax.verifiers.rules import chain_of
-from gloro_jax.verifiers.scores import is_misclassified
 
 
 def descend(
@@ -37,10 +36,7 @@ def descend(
     for step in range(steps):
         size = np.float32(goal.radius * 0.5 * (1 - step / steps))
         points = _step(network, points, goal.label, aims, *where, size, norm=goal.norm)
-    tries = np.stack([goal.inside(np.asarray(point, np.float64)) for point in points])
-    found = is_misclassified(network, tries, np.full(len(tries), goal.label))
-    witnesses = (tries[i] for i in np.flatnonzero(found) if is_witness(network, goal, tries[i]))
-    return next(witnesses, None)
+    return first_witness(network, goal, np.asarray(points, np.float64))
 
 
 def _one_step(

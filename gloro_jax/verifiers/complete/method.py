@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -144,19 +145,18 @@ class Complete(Verifier):
 def witness_near(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
     """A witness at a point or a little further out, for solvers stop at the boundary itself."""
     away = point.reshape(goal.x.shape) - goal.x
-    tries = [goal.inside(goal.x + (1 + share) * away) for share in _FURTHER]
+    return first_witness(network, goal, [goal.x + (1 + share) * away for share in _FURTHER])
+
+
+def first_witness(network: Network, goal: Goal, points: Iterable[np.ndarray]) -> np.ndarray | None:
+    """The first point that, moved into the region, is there exactly, and has another class."""
+    tries = [goal.inside(point) for point in points]
+    if not tries:
+        return None
     found = is_misclassified(network, np.stack(tries), np.full(len(tries), goal.label))
-    for i in np.flatnonzero(found):
-        if is_witness(network, goal, tries[i]):
-            return tries[i]
-    return None
-
-
-def is_witness(network: Network, goal: Goal, point: np.ndarray) -> bool:
-    """Whether a point is in the region, exactly, and has another class, rounding counted."""
-    points, labels = point[None], np.array([goal.label])
-    inside = is_inside(points, goal.x[None], norm=goal.norm, radius=goal.radius, box=goal.box)
-    return bool(inside[0]) and bool(is_misclassified(network, points, labels)[0])
+    about: Any = {"norm": goal.norm, "radius": goal.radius, "box": goal.box}
+    witnesses = (tries[i] for i in np.flatnonzero(found))
+    return next((p for p in witnesses if is_inside(p[None], goal.x[None], **about)[0]), None)
 
 
 @jit

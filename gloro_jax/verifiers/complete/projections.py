@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.complete.method import Complete, Goal, is_witness
+from gloro_jax.verifiers.complete.method import Complete, Goal, first_witness
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import unrolled
 from gloro_jax.verifiers.regions import Norm
@@ -104,8 +104,7 @@ class _Search:
         """The nearest point at which a rival is level, if the network is the pattern's there."""
         rows, constants = pattern.leads(self.goal.label)
         step = _step(rows[rival], float(rows[rival] @ self.x + constants[rival]), self.goal.norm)
-        point = self.goal._replace(radius=np.inf).inside(self.x + step * (1 + 1e-9))
-        return point if is_witness(self.network, self.goal, point) else None
+        return first_witness(self.network, self.goal, [self.x + step * (1 + 1e-9)])
 
     def _cross(self, pattern: Pattern, unit: int) -> None:
         is_on = pattern.is_on.copy()

@@ -1,12 +1,13 @@
 """Certify: the jitted decision, rounded against us at every step."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
 from gloro_jax.platforms import is_on_host, is_tracing, jit
@@ -29,8 +30,20 @@ class Certificate(NamedTuple):
     slack: Float[Array, "*batch"]
 
 
-def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: Any) -> Certificate:
+@overload
+def certify(frozen: FrozenNet, x: Any, *, epsilon: Any, guarantee: None = None) -> Certificate: ...
+@overload
+def certify(frozen: FrozenNet, x: Any, *, epsilon: Any, guarantee: Guarantee) -> SetCertificate: ...
+def certify(
+    frozen: FrozenNet,
+    x: Float[Array | np.ndarray, "..."],
+    *,
+    epsilon: Any,
+    guarantee: Guarantee | None = None,
+) -> Certificate | SetCertificate:
     """Certifies each image: no input within l2 distance epsilon has another prediction.
+
+    With a relaxed `guarantee`: no input within epsilon has another set of k highest classes.
 
     The bounds are guaranteed and every comparison is rounded against us. The logits come from a
     float32 forward pass, whose own rounding error is not bounded here: `slack` says how much of
@@ -40,16 +53,26 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
         frozen: from `freeze` or `gj.load`.
         x: images (..., H, W, C), float32, in [0, 1].
         epsilon: the l2 radius in the units of x; rounded up to float32.
+        guarantee: None for the strict one, or `gj.guarantees.TopK(k)` or `Affinity(sets)`.
 
     Returns:
-        A certificate with fields of shape (...). Ties, NaN and infinities are not certified.
+        A certificate with fields of shape (...); a `SetCertificate` under a relaxed guarantee.
+        Ties, NaN and infinities are not certified.
 
     Raises:
-        TypeError: if `frozen` is not a FrozenNet, or `x` is not float32.
+        TypeError: if `frozen` is not a FrozenNet, `guarantee` is none, or `x` is not float32.
         ValueError: if the shape does not fit, epsilon is not positive and finite, or the
-            digest does not match the leaves, or the network was changed after it was frozen; and
-            for pixels of 0 to 255, outside jit and where x is on the host.
+            digest does not match the leaves, or the network was changed after it was frozen, or the
+            guarantee names classes that it has not; and for pixels of 0 to 255, outside jit and
+            where x is on the host.
     """
+    return judge(frozen, x, epsilon=epsilon, guarantee=guarantee)[1]
+
+
+def judge(
+    frozen: FrozenNet, x: Any, *, epsilon: Any, guarantee: Guarantee | None
+) -> tuple[Array, Certificate | SetCertificate]:
+    """The predicted classes, (...), and what `certify` says."""
     if not isinstance(frozen, FrozenNet):
         raise TypeError(
             f"certify takes a FrozenNet, got {type(frozen).__name__}. Estimates from training "
@@ -59,7 +82,11 @@ def certify(frozen: FrozenNet, x: Float[Array | np.ndarray, "..."], *, epsilon: 
     if len(frozen.input_shape) == 3:
         _refuse_bytes(x)
     frozen.check_digest()
-    return _certify(frozen, images, radius)
+    if guarantee is None:
+        certificate = _certify(frozen, images, radius)
+        return certificate.prediction, certificate
+    check_guarantee(guarantee, frozen.net.num_classes)
+    return _certify_sets(frozen, images, radius, guarantee=guarantee)
 
 
 def _refuse_bytes(x: Any) -> None:
@@ -83,9 +110,26 @@ def _certify(frozen: FrozenNet, x: Array, epsilon: Array) -> Certificate:
     logits = frozen.apply(x)
     slack = certified_slack(logits, epsilon=epsilon)
     radius = certified_radius(logits)
-    is_sane = frozen.is_sane(x)
+    slack, radius = _where_sane(frozen, x, epsilon, slack, radius)
+    return Certificate(logits.prediction, radius, slack > 0, slack)
+
+
+def _certify_sets(
+    frozen: FrozenNet, x: Array, epsilon: Array, *, guarantee: Guarantee
+) -> tuple[Array, SetCertificate]:
+    logits = frozen.apply(x)
+    found = set_certificate(logits, guarantee, epsilon=epsilon)
+    slack, radius = _where_sane(frozen, x, epsilon, found.slack, found.radius)
+    return logits.prediction, SetCertificate(found.classes, found.k, radius, slack > 0, slack)
+
+
+_certify_sets = jit(_certify_sets, static_argnames=("guarantee",))
+
+
+def _where_sane(
+    frozen: FrozenNet, x: Array, epsilon: Array, slack: Array, radius: Array
+) -> tuple[Array, Array]:
+    """Slack and radius, or what certifies nothing where something may be NaN or infinite."""
     # A traced epsilon could not be looked at before.
-    is_sane = is_sane & (epsilon > 0) & is_finite(epsilon)
-    slack = jnp.where(is_sane, slack, -jnp.inf)
-    radius = jnp.where(is_sane, radius, 0.0)
-    return Certificate(logits.prediction, radius, is_sane & (slack > 0), slack)
+    is_sane = frozen.is_sane(x) & (epsilon > 0) & is_finite(epsilon)
+    return jnp.where(is_sane, slack, -jnp.inf), jnp.where(is_sane, radius, 0.0)

@@ -2,7 +2,8 @@
 
 All take `GloroLogits` of shape (..., m), integer labels of shape (...) and an l2 radius, which may
 be traced, and return shape (...). A label out of range gives NaN. `gloro_cross_entropy` and the
-TRADES losses centre on the prediction, the others on the label.
+TRADES losses centre on the prediction, and take a relaxed `guarantee` as well; the others centre on
+the label.
 """
 
 from typing import Any, Literal
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from gloro_jax.margins import GloroLogits, as_epsilon, bottom_logit, pair_constants, scores
+from gloro_jax.guarantees import Guarantee, bottom_logit
+from gloro_jax.margins import GloroLogits, as_epsilon, pair_constants, scores
 
 LossName = Literal[
     "emma",
@@ -28,33 +30,49 @@ LossName = Literal[
     "trades_ce",
 ]
 
+RELAXABLE: tuple[LossName, ...] = ("gloro_cross_entropy", "trades_kl", "trades_ce")
 _EMMA_FLOOR = 0.01
 # Where CRM stops to press for radius, in factors of epsilon: 0.2 of 36/255 and 2.2 of 1.58.
 _CRM_REACH = 1.4
 
 
 def gloro_cross_entropy(
-    logits: GloroLogits, labels: Int[Array, "*batch"], *, epsilon: Any
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    guarantee: Guarantee | None = None,
 ) -> Float[Array, "*batch"]:
     """Cross-entropy over the m classes and bottom, which is never the label (Leino et al. 2021)."""
-    bottom = bottom_logit(logits, epsilon=epsilon)
+    bottom = bottom_logit(logits, epsilon=epsilon, guarantee=guarantee)
     extended = jnp.concatenate([scores(logits), bottom[..., None]], axis=-1)
     return _cross_entropy(extended, labels, num_classes=scores(logits).shape[-1])
 
 
 def trades_kl(
-    logits: GloroLogits, labels: Int[Array, "*batch"], *, epsilon: Any, weight: Any
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    weight: Any,
+    guarantee: Guarantee | None = None,
 ) -> Float[Array, "*batch"]:
     """Cross-entropy plus `weight` times KL(softmax without bottom || softmax with bottom).
 
     The divergence equals log-sum-exp with bottom minus without, which is
     softplus(y_bottom - logsumexp(y)): exact and stable in that form.
     """
-    return _cross_entropy(scores(logits), labels) + weight * _bottom_divergence(logits, epsilon)
+    penalty = _bottom_divergence(logits, epsilon, guarantee)
+    return _cross_entropy(scores(logits), labels) + weight * penalty
 
 
 def trades_ce(
-    logits: GloroLogits, labels: Int[Array, "*batch"], *, epsilon: Any, weight: Any
+    logits: GloroLogits,
+    labels: Int[Array, "*batch"],
+    *,
+    epsilon: Any,
+    weight: Any,
+    guarantee: Guarantee | None = None,
 ) -> Float[Array, "*batch"]:
     """As `trades_kl`, with cross-entropy in place of the divergence.
 
@@ -63,7 +81,7 @@ def trades_ce(
     """
     log_p = jax.nn.log_softmax(scores(logits))
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-    penalty = _bottom_divergence(logits, epsilon) + entropy
+    penalty = _bottom_divergence(logits, epsilon, guarantee) + entropy
     return _cross_entropy(scores(logits), labels) + weight * penalty
 
 
@@ -184,9 +202,10 @@ def _cross_entropy(values: Array, labels: Array, *, num_classes: int | None = No
     return jnp.where(is_label, loss, jnp.nan)
 
 
-def _bottom_divergence(logits: GloroLogits, epsilon: Any) -> Array:
+def _bottom_divergence(logits: GloroLogits, epsilon: Any, guarantee: Guarantee | None) -> Array:
     log_sum = jax.nn.logsumexp(scores(logits), axis=-1)
-    return jax.nn.softplus(bottom_logit(logits, epsilon=epsilon) - log_sum)
+    bottom = bottom_logit(logits, epsilon=epsilon, guarantee=guarantee)
+    return jax.nn.softplus(bottom - log_sum)
 
 
 def _emma_lifted(logits: GloroLogits, labels: Array, epsilon: Any) -> Array:

@@ -181,13 +181,10 @@ def certified_radius(logits: GloroLogits) -> Float[Array, "*batch"]:
     Raises:
         TypeError: if the bound is an estimate: power iteration errs low and proves nothing.
     """
-    constants = _guaranteed_constants(logits)
-    margins = _margins_down(logits)
-    is_constant = constants == 0
-    radii = divide_down(margins, jnp.where(is_constant, 1.0, constants))
-    radii = jnp.where(margins > 0, jnp.where(is_constant, jnp.inf, radii), 0.0)
+    constants = guaranteed_constants(logits, logits.prediction)
+    radii = pair_radii(leads_down(logits, logits.prediction), constants)
     radius = jnp.min(_mask(radii, logits.prediction, jnp.inf), axis=-1)
-    return jnp.where(_is_sane(logits, constants), radius, 0.0)
+    return jnp.where(is_sane(logits, constants), radius, 0.0)
 
 
 def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batch"]:
@@ -199,13 +196,13 @@ def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batc
     Raises:
         TypeError: if the bound is an estimate.
     """
-    constants = _guaranteed_constants(logits)
-    slacks = subtract_down(_margins_down(logits), multiply_up(constants, as_epsilon(epsilon)))
+    constants = guaranteed_constants(logits, logits.prediction)
+    slacks = pair_slacks(leads_down(logits, logits.prediction), constants, epsilon=epsilon)
     slack = jnp.min(_mask(slacks, logits.prediction, jnp.inf), axis=-1)
-    return jnp.where(_is_sane(logits, constants), slack, -jnp.inf)
+    return jnp.where(is_sane(logits, constants), slack, -jnp.inf)
 
 
-def pair_constants(logits: GloroLogits, index: Int[Array, "*batch"]) -> Float[Array, "*batch m"]:
+def pair_constants(logits: GloroLogits, index: Int[Array, "*any"]) -> Float[Array, "*any m"]:
     """K ||w_index - w_i|| for every i; K is as good as `logits.lipschitz`."""
     rows = jnp.take(logits.head_distances, index, axis=0)
     if isinstance(logits.lipschitz, UpperBound):
@@ -215,7 +212,8 @@ def pair_constants(logits: GloroLogits, index: Int[Array, "*batch"]) -> Float[Ar
     return rows * logits.lipschitz.value
 
 
-def _guaranteed_constants(logits: GloroLogits) -> Array:
+def guaranteed_constants(logits: GloroLogits, index: Int[Array, "*any"]) -> Float[Array, "*any m"]:
+    """`pair_constants`, or a TypeError if the bound is an estimate, a ValueError if it misfits."""
     classes = scores(logits).shape[-1]
     if not isinstance(logits.lipschitz, UpperBound):
         raise TypeError(
@@ -227,19 +225,43 @@ def _guaranteed_constants(logits: GloroLogits) -> Array:
             f"Logits of {classes} classes have head distances ({classes}, {classes}), got "
             f"{logits.head_distances.shape}."
         )
-    return pair_constants(logits, logits.prediction)
+    return pair_constants(logits, index)
 
 
-def _margins_down(logits: GloroLogits) -> Array:
-    top = jnp.take_along_axis(logits.values, logits.prediction[..., None], axis=-1)
-    return subtract_down(jnp.broadcast_to(top, logits.values.shape), logits.values)
+def leads_down(logits: GloroLogits, index: Int[Array, "*any"]) -> Float[Array, "*any m"]:
+    """What class `index` is ahead by of each class, rounded down.
+
+    Args:
+        logits: scores (..., m).
+        index: (...), or (..., l) for several classes of each example.
+    """
+    values, rows = logits.values, index
+    if index.ndim < values.ndim:
+        rows = index[..., None]
+    else:
+        values = values[..., None, :]
+    own = jnp.take_along_axis(logits.values, rows, axis=-1).reshape((*index.shape, 1))
+    return subtract_down(*jnp.broadcast_arrays(own, values))
+
+
+def pair_slacks(leads: Array, constants: Array, *, epsilon: Any) -> Array:
+    """What is left of leads at epsilon, rounded down."""
+    return subtract_down(leads, multiply_up(constants, as_epsilon(epsilon)))
+
+
+def pair_radii(leads: Array, constants: Array) -> Array:
+    """The radii at which leads are used up, rounded down."""
+    is_constant = constants == 0
+    radii = divide_down(leads, jnp.where(is_constant, 1.0, constants))
+    return jnp.where(leads > 0, jnp.where(is_constant, jnp.inf, radii), 0.0)
+
+
+def is_sane(logits: GloroLogits, constants: Array) -> Array:
+    """Whether scores and constants (..., c) are finite, and constants not negative, (...)."""
+    are_bounds = (is_finite(constants) & (constants >= 0)).all(axis=-1)
+    return is_finite(logits.values).all(axis=-1) & are_bounds
 
 
 def _mask(values: Array, index: Array, fill: float) -> Array:
     own = jax.nn.one_hot(index, values.shape[-1], dtype=bool)
     return jnp.where(own, fill, values)
-
-
-def _is_sane(logits: GloroLogits, constants: Array) -> Array:
-    are_bounds = (is_finite(constants) & (constants >= 0)).all(axis=-1)
-    return is_finite(logits.values).all(axis=-1) & are_bounds

@@ -2,13 +2,15 @@
 
 If it confirms FILE, this holds at each point: **every real x' at an l2 distance of at most the
 point's radius from its input is given the point's predicted class, and no other, by the network in
-the file, in real arithmetic, with exactly the stored weights.** The proof is made again, from
+the file, in real arithmetic, with exactly the stored weights.** Under a relaxed guarantee, which
+the file names, it has the point's set of k highest classes, and no other. The proof is made anew,
 
 1. the arrays: weights are finite float32, and each array has the SHA-256 that the header gives;
 2. the claimed norms: Cholesky's factorisation of t I - A^T A, or of its Fourier blocks, runs to its
    end, every rounding error counted (`is_below`); K, composed from them, bounds the body;
 3. the scores in float64, with a bound of their distance from the exact ones (`Network`);
-4. the lead over each other class, which must exceed radius * K * ||w_i - w_j|| (`check_points`).
+4. the lead over each other class, of each class in the set over each outside it, which must exceed
+   radius * K * ||w_i - w_j|| (`check_points`); the sets are those the guarantee admits.
 
 A file cannot prove whose labels (--data) and whose weights (`gloro-jax check --run`) it holds.
 Trusted are IEEE float64, and a BLAS and LAPACK whose inner products are sums of products.
@@ -25,10 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-KNOWN = {"format": "gloro-jax certificate", "version": 1, "semantics": "real"}
+KNOWN = {"format": "gloro-jax certificate", "semantics": "real"}
+VERSION = 2  # version 1 knew the strict guarantee only, and did not name it
 DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
-POINTS = dict.fromkeys(("index", "label", "prediction", "rival"), "<i8")
+POINTS = dict.fromkeys(("index", "label", "rival"), "<i8")
 POINTS |= {"margin": "<f8", "needed": "<f8", "radius": "<f8", "is_certified": "u1"}
+STRICT = POINTS | {"prediction": "<i8"}
+RELAXED = POINTS | {"classes": "u1", "k": "<i8", "inside": "<i8"}
 OPS = {
     "conv": "_linear", "dense": "_linear", "scale": "_linear", "sum": "_sum", "minmax": "_minmax",
     "normalize": "_normalize", "average_pool": "_pool", "max_pool": "_pool", "relu": "_exact",
@@ -97,6 +102,10 @@ def read_certificate(path):
     header = json.loads(text)
     for name, known in KNOWN.items():
         require(header[name] == known, f"{name} {header[name]!r} is not known here")
+    version = whole(header["version"], 1)
+    require(version <= VERSION, f"version {version} is not known here")
+    is_named = ("guarantee" in header) == (version > 1)
+    require(is_named, f"version {version} {'has no' if version == 1 else 'names its'} guarantee")
     listed = header["arrays"]
     require(arrays.keys() <= listed.keys(), "the header does not list every array")
     for name, sha in listed.items():
@@ -503,36 +512,76 @@ def as_float32(inputs):
 
 
 def check_points(network, stated, epsilon, points, inputs):
-    """Proves what is claimed of K and of each point; returns K, and how many claim too little."""
+    """Proves what is claimed of K and of each point; returns K, and how many claim too little.
+
+    Of each point, arrays (l, n, m) hold what its l-th class inside is ahead by of class m; `other`
+    tells the pairs that count: m is outside.
+    """
     bound, weaker, distances = network.lipschitz(network.steps), 0, network.head_distances
     require(bound <= stated, f"K is stated as {stated!r}, the layers' norms give {bound!r}")
     for start in range(0, len(points["index"]), AT_ONCE):
         some = {name: array[start : start + AT_ONCE] for name, array in points.items()}
-        rival, rows = some["rival"], np.arange(len(some["rival"]))
         x = as_float32(inputs[start : start + AT_ONCE])
         require(np.isfinite(x).all(), f"an input after point {start} is NaN or infinite")
-        leads, allowance = network.leads(*network.scores(x), some["prediction"])
+        inside, other = pairs_of(some["classes"])
+        scores, rounding, errors = network.scores(x)
+        found = [network.leads(scores, rounding, errors, one) for one in inside]
+        leads, allowance = (np.stack(parts) for parts in zip(*found, strict=True))
         require(np.isfinite(leads).all(), f"scores after point {start} overflow")
-        reach, least = up(bound * distances[some["prediction"]]), leads - allowance
-        other = np.arange(leads.shape[1]) != some["prediction"][:, None]
+        reach, least = up(bound * distances[inside]), leads - allowance
         need = up(epsilon * reach)
         slack = np.where(other, leads - need, np.inf)
-        room = 8 * allowance.max(1) + 1e-9 * need.max(1)
+        room = 8 * allowance.max((0, 2)) + 1e-9 * need.max((0, 2))
         radius, certified = some["radius"][:, None], some["is_certified"] == 1
+        rows = np.arange(len(x))
+        at = ((inside == some["inside"]).argmax(0), rows, some["rival"])  # the nearest pair
+        is_pair = (inside[at[0], rows] == some["inside"]) & other[at]
         held = {
-            "prediction": ~(other & (leads < -allowance)).any(1),
-            "margin": some["margin"] <= least[rows, rival],
-            "needed margin": some["needed"] >= need[rows, rival],
-            "rival": other[rows, rival] & (slack[rows, rival] <= slack.min(1) + room),
-            "radius": (~other | (radius == 0) | (least > up(radius * reach))).all(1),
+            "prediction": ~(other & (leads < -allowance)).any((0, 2)),
+            "margin": some["margin"] <= least[at],
+            "needed margin": some["needed"] >= need[at],
+            "rival": is_pair & (slack[at] <= slack.min((0, 2)) + room),
+            "radius": (~other | (radius == 0) | (least > up(radius * reach))).all((0, 2)),
             "mark": ~certified | ((some["radius"] >= epsilon) & (some["margin"] > some["needed"])),
         }
         for what, holds in held.items():
             wrong = some["index"][~holds]
             require(holds.all(), f"the {what} claimed of point {wrong[:1]} is not proved")
-        is_weaker = some["needed"] > need[rows, rival] * (1 + 1e-6)
+        is_weaker = some["needed"] > need[at] * (1 + 1e-6)
         weaker += int((is_weaker | (~certified & (some["radius"] >= epsilon))).sum())
     return bound, weaker
+
+
+def pairs_of(classes):
+    """The classes inside, (l, n), and whether the pair of each with class m counts, (l, n, m)."""
+    counts = classes.sum(axis=1)
+    inside = np.argsort(~classes, axis=1, kind="stable").T[: counts.max()]
+    return inside, ~classes & (np.arange(len(inside))[:, None] < counts)[:, :, None]
+
+
+def check_guarantee(guarantee, points):
+    """Refuses sets of classes that the guarantee does not admit, where something is claimed.
+
+    A set of all classes cannot change, whatever the network does: it proves nothing.
+    """
+    classes, is_claimed = points["classes"], points["radius"] > 0
+    counts, m = classes.sum(axis=1), classes.shape[1]
+    wrong = points["index"][(counts != points["k"]) | (counts < 1)]
+    require(not len(wrong), f"point {wrong[:1]} has another number of classes than k")
+    kind = guarantee["kind"]
+    if kind == "top-k":
+        admitted = counts <= whole(guarantee["k"], 1)
+    elif kind == "affinity":
+        admitted = np.zeros(len(classes), bool)
+        for one in guarantee["sets"]:
+            within = np.zeros(m, bool)
+            within[[whole(label, 0) for label in one]] = True
+            admitted |= ~(classes & ~within).any(axis=1)
+    else:
+        require(kind == "strict", f"guarantee {kind!r} is not known here")
+        admitted = counts == 1
+    wrong = points["index"][is_claimed & ~(admitted & (counts < m))]
+    require(not len(wrong), f"the guarantee does not admit the classes of point {wrong[:1]}")
 
 
 def rounded_up(exact):
@@ -544,12 +593,15 @@ def rounded_up(exact):
 def read_claims(header, arrays):
     """Epsilon, rounded up, and the points; refuses what makes no sense or contradicts itself."""
     exact = Fraction(*(whole(header["epsilon"][part], 1) for part in ("numerator", "denominator")))
-    epsilon = rounded_up(exact)
-    points = {name: arrays[name] for name in POINTS}
-    count, classes = len(points["index"]), arrays[header["head"]["bias"]].size
-    limits = {**dict.fromkeys(("label", "prediction", "rival"), classes), "is_certified": 2}
+    epsilon, guarantee = rounded_up(exact), header.get("guarantee", {"kind": "strict"})
+    types = STRICT if guarantee["kind"] == "strict" else RELAXED
+    points = {name: arrays[name] for name in types}
+    count, m = len(points["index"]), arrays[header["head"]["bias"]].size
+    limits = dict.fromkeys(("label", "prediction", "rival", "inside"), m)
+    limits |= {"is_certified": 2, "classes": 2, "k": m + 1}
     for name, array in points.items():
-        fits = array.dtype == POINTS[name] and array.shape == (count,) and count > 0
+        shape = (count, m) if name == "classes" else (count,)
+        fits = array.dtype == types[name] and array.shape == shape and count > 0
         require(fits, f"array {name} has type {array.dtype} and shape {array.shape}")
         least, most = -np.inf if name == "margin" else 0, limits.get(name, np.inf)
         inside = (array >= least) & (array < most)
@@ -557,15 +609,36 @@ def read_claims(header, arrays):
     require(len(np.unique(points["index"])) == count, "a point is there twice")
     counted = summary_of(points)
     require(header["summary"] == counted, f"the points give another summary: {counted}")
+    if types is STRICT:  # a set of one class
+        own = points["prediction"]
+        points |= {"classes": own[:, None] == np.arange(m), "inside": own, "k": np.ones_like(own)}
+    points["classes"] = points["classes"].astype(bool)
+    check_guarantee(guarantee, points)
     return epsilon, points
 
 
 def summary_of(points):
-    """How many points are correct, certified, and both; without a radius nothing is claimed."""
-    marks, correct = points["is_certified"] == 1, points["prediction"] == points["label"]
+    """How many points are correct, certified, and both; without a radius nothing is claimed.
+
+    Correct is a point whose label is predicted, or, under a relaxed guarantee, in its set.
+    """
+    marks, labels = points["is_certified"] == 1, points["label"]
+    if "classes" in points:
+        correct = points["classes"][np.arange(len(labels)), labels] == 1
+    else:
+        correct = points["prediction"] == labels
     counted = [marks, correct & (points["radius"] > 0)]
     certified, right, both = (int(part.sum()) for part in (*counted, counted[0] & counted[1]))
     return {"points": len(marks), "correct": right, "certified": certified, "verified": both}
+
+
+def words_of(guarantee):
+    """A guarantee in words."""
+    if guarantee["kind"] == "top-k":
+        return f"up to {guarantee['k']} highest classes, as a set, cannot change"
+    sets = " ".join(str(one) for one in guarantee["sets"][:9])
+    more = " and so on" if len(guarantee["sets"]) > 9 else ""
+    return f"the highest classes, as a set within one of {sets}{more}, cannot change"
 
 
 def compare_with_data(header, arrays, images, labels):
@@ -630,6 +703,9 @@ def _check(path, data, run):
     notes += [f"of {weaker} points less is claimed than is proved"] * (weaker > 0)
     notes += [f"the {split} split is no test: a network may know it by heart"] * (split != "test")
     whose = f", those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
+    guarantee = header.get("guarantee", {"kind": "strict"})
+    if guarantee["kind"] != "strict":
+        notes.insert(0, f"the guarantee is relaxed: {words_of(guarantee)}")
     words = [
         f"CONFIRMED: {len(inputs)} points, K <= {bound:.9g}. At epsilon {exact['numerator']}/"
         f"{exact['denominator']} ({epsilon:.4g}), {summary['certified']} are certified, "

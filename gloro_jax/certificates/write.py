@@ -7,6 +7,7 @@ finds it true as well.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -24,16 +25,16 @@ from gloro_jax.alarms import lower_norms, norm_alarm
 from gloro_jax.certificates import check_certificate as checker
 from gloro_jax.certificates.claims import claim_norm
 from gloro_jax.certificates.describe import describe
+from gloro_jax.certificates.points import WEAKER, claim_points
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.guarantees import Guarantee, check_guarantee
 from gloro_jax.network import weights
 from gloro_jax.paths import local
 from gloro_jax.plain import exact
 from gloro_jax.platforms import jit
 from gloro_jax.version import __version__
 
-_WEAKER = 1e-12
-_LARGEST_RADIUS = 1e30
 _FAR_OFF = 1e-4
 
 
@@ -46,7 +47,8 @@ class Written:
         epsilon: the l2 radius, exactly.
         lipschitz: K as the file proves it; `freeze` may know a smaller one.
         labels: (n,).
-        predictions: (n,) of the real-arithmetic network, proved where the radius is above 0.
+        classes: (n, m) of bool, the predicted class of the real-arithmetic network, or under a
+            relaxed guarantee its k highest classes; proved where the radius is above 0.
         radii: (n,) certified radii, float64, rounded down.
         is_certified: (n,) at epsilon.
     """
@@ -55,14 +57,20 @@ class Written:
     epsilon: Fraction
     lipschitz: float
     labels: np.ndarray
-    predictions: np.ndarray
+    classes: np.ndarray
     radii: np.ndarray
     is_certified: np.ndarray
 
     @property
     def vra(self) -> float:
-        """Share of examples classified correctly and certified at epsilon."""
-        return float((self.is_certified & (self.predictions == self.labels)).mean())
+        """Share of examples certified at epsilon with the label in the certified set."""
+        has_label = self.classes[np.arange(len(self.labels)), self.labels]
+        return float((self.is_certified & has_label).mean())
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(n,) the predicted classes, under the strict guarantee."""
+        return self.classes.argmax(axis=1)
 
 
 def write(
@@ -72,6 +80,7 @@ def write(
     *,
     epsilon: int | float | str | Fraction,
     out: str | os.PathLike[str],
+    guarantee: Guarantee | None = None,
     has_inputs: bool = True,
     source: dict[str, str] | None = None,
     on_progress: Callable[[str, int], None] = lambda what, done: None,
@@ -85,6 +94,7 @@ def write(
         epsilon: the l2 radius in units of images in [0, 1]: a number, or text or a Fraction where
             it must be exact, "36/255".
         out: the file; it must not exist.
+        guarantee: None for the strict one, or `gj.guarantees.TopK(k)` or `Affinity(sets)`.
         has_inputs: whether the images travel along; otherwise the file holds their digest, and the
             checker asks for them.
         source: where weights and images come from, for readers: "run", "data" and "split".
@@ -101,11 +111,17 @@ def write(
     """
     path, exact = local(out), as_fraction(epsilon)
     _check(path, frozen, images, labels)
+    if guarantee is not None:
+        check_guarantee(guarantee, frozen.net.num_classes)
     network, header, arrays = _network(frozen, on_progress)
-    points = _points(network, frozen, images, labels, checker.rounded_up(exact), on_progress)
+    claims = functools.partial(
+        claim_points, network, epsilon=checker.rounded_up(exact), guarantee=guarantee
+    )
+    points = _points(network, claims, frozen, images, labels, on_progress)
     arrays |= points | {"inputs": np.ascontiguousarray(images)}
     header |= {
         "epsilon": {"numerator": exact.numerator, "denominator": exact.denominator},
+        "guarantee": {"kind": "strict"} if guarantee is None else guarantee.plain(),
         "summary": checker.summary_of(points),
         "source": {"split": "test", **(source or {}), "frozen_net": frozen.digest},
         "arrays": {name: checker.digest(array) for name, array in sorted(arrays.items())},
@@ -118,10 +134,16 @@ def write(
         exact,
         network.lipschitz(network.steps),
         points["label"],
-        points["prediction"],
+        _classes(points, frozen.net.num_classes),
         points["radius"],
         points["is_certified"] == 1,
     )
+
+
+def _classes(points: dict[str, np.ndarray], m: int) -> np.ndarray:
+    if "classes" in points:
+        return points["classes"] == 1
+    return points["prediction"][:, None] == np.arange(m)
 
 
 def as_fraction(epsilon: int | float | str | Fraction) -> Fraction:
@@ -177,8 +199,9 @@ def _network(frozen: FrozenNet, on_progress: Callable[[str, int], None]) -> tupl
     network.norms = {layer: claim["upper"] for layer, claim in claims.items()}
     header |= {
         **checker.KNOWN,
+        "version": checker.VERSION,
         "norms": claims,
-        "lipschitz": network.lipschitz(network.steps) * (1 + _WEAKER),
+        "lipschitz": network.lipschitz(network.steps) * (1 + WEAKER),
         "made_with": {
             "gloro-jax": __version__,
             "jax": jax.__version__,
@@ -191,18 +214,18 @@ def _network(frozen: FrozenNet, on_progress: Callable[[str, int], None]) -> tupl
 
 def _points(
     network: Any,
+    claims: Callable[..., dict[str, np.ndarray]],
     frozen: FrozenNet,
     images: np.ndarray,
     labels: np.ndarray,
-    epsilon: float,
     on_progress: Callable[[str, int], None],
 ) -> dict[str, np.ndarray]:
-    lipschitz, rows = network.lipschitz(network.steps), []
+    rows = []
     for start in range(0, len(images), checker.AT_ONCE):
         x = checker.as_float32(images[start : start + checker.AT_ONCE])
         scores, rounding, errors = network.scores(x)
         _check_same_network(scores, rounding, frozen, x)
-        rows.append(claim_points(network, lipschitz, epsilon, scores, rounding, errors))
+        rows.append(claims(scores, rounding, errors))
         on_progress("point", len(x))
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     return {
@@ -233,37 +256,6 @@ def _check_same_network(
 @jit
 def _executed(frozen: FrozenNet, x: Any) -> Any:
     return frozen.apply(x).values
-
-
-def claim_points(
-    network: Any,
-    lipschitz: float,
-    epsilon: float,
-    scores: np.ndarray,
-    rounding: np.ndarray,
-    errors: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """What is claimed of a batch of points, each number a little to the safe side."""
-    predictions = scores.argmax(axis=1).astype(np.int64)
-    leads, allowance = network.leads(scores, rounding, errors, predictions)
-    # The checker's scores may differ from these by twice the allowance, and it takes off one more.
-    least = leads - 3 * allowance
-    reach = lipschitz * network.head_distances[predictions] * (1 + _WEAKER)
-    needs = epsilon * reach * (1 + _WEAKER)
-    rows, own = np.arange(len(scores)), predictions[:, None] == np.arange(scores.shape[1])
-    rival = np.where(own, np.inf, least - needs).argmin(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radii = np.where(own | (reach == 0), np.inf, least * (1 - _WEAKER) / reach).min(axis=1)
-    radii = np.where((own | (least > 0)).all(axis=1), np.minimum(radii, _LARGEST_RADIUS), 0.0)
-    margin, needed = least[rows, rival], needs[rows, rival]
-    return {
-        "prediction": predictions,
-        "rival": rival.astype(np.int64),
-        "margin": margin,
-        "needed": needed,
-        "radius": radii,
-        "is_certified": ((radii >= epsilon) & (margin > needed)).astype(np.uint8),
-    }
 
 
 def _save(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

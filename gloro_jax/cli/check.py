@@ -11,7 +11,7 @@ from rich.markup import escape
 from gloro_jax import certificates, runs
 from gloro_jax.alarms import norm_alarm
 from gloro_jax.certificates import check_certificate as checker
-from gloro_jax.cli.evaluate import data_config
+from gloro_jax.cli.opened import data_config
 from gloro_jax.cli.words import parse
 from gloro_jax.data.dataset import DataConfig
 from gloro_jax.data.sources import open_data, open_test_split

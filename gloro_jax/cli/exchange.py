@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from gloro_jax import certificates, runs, torch_import
 from gloro_jax import export as exporting
-from gloro_jax.cli.evaluate import say_if_unfinished
+from gloro_jax.cli.opened import say_if_unfinished
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.tables import norms
 

@@ -77,8 +77,8 @@ def _dispatch(words: list[str]) -> int:
 _FILES = {
     "train": "train",
     "demo": "train",
-    "certify": "evaluate",
-    "attack": "evaluate",
+    "certify": "certify",
+    "attack": "attack",
     "verify": "verify",
     "check": "check",
     "views": "views",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax.cli.bars import Bar
-from gloro_jax.cli.evaluate import Selection, open_run
+from gloro_jax.cli.opened import Selection, open_run
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.findings import Findings, look_at
 from gloro_jax.evaluation.page import write_page

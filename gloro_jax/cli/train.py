@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import runs
-from gloro_jax.cli.evaluate import Opened, attack_twice, certified, verdict
+from gloro_jax.cli.attack import attack_twice, verdict
+from gloro_jax.cli.opened import Opened, certified
 from gloro_jax.cli.rehearse import rehearse
 from gloro_jax.cli.words import known, parse
 from gloro_jax.data import DataConfig, Dataset, open_data

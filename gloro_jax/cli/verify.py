@@ -13,7 +13,7 @@ from rich.table import Table
 
 from gloro_jax import verifiers
 from gloro_jax.cli.bars import Bar
-from gloro_jax.cli.evaluate import Opened, Selection, open_run
+from gloro_jax.cli.opened import Opened, Selection, open_run
 from gloro_jax.cli.words import known, parse
 from gloro_jax.data.batches import as_float
 from gloro_jax.evaluation.findings import sample

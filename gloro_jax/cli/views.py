@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import runs
-from gloro_jax.cli.evaluate import Selection, certified, open_run
+from gloro_jax.cli.opened import Selection, certified, open_run
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.tables import summary
 from gloro_jax.freezing import freeze

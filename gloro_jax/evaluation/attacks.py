@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
@@ -28,7 +28,7 @@ _NEARER = 0.97
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttackReport:
-    """The nearest changes of prediction found within each example's radius.
+    """The nearest changes of prediction, or of a set of classes, found within each radius.
 
     Attributes:
         radii: (n,) the l2 radius searched around each example.
@@ -46,7 +46,7 @@ class AttackReport:
 
     @property
     def is_success(self) -> np.ndarray:
-        """(n,) whether another prediction was found within the radius."""
+        """(n,) whether a change was found within the radius."""
         return np.isfinite(self.distances)
 
     @property
@@ -61,6 +61,7 @@ def attack(
     images: np.ndarray,
     *,
     radii: Any,
+    sets: np.ndarray | None = None,
     steps: int = 50,
     restarts: int = 2,
     targets: int = 9,
@@ -79,6 +80,9 @@ def attack(
         images: (n, H, W, C), uint8 or float32 in [0, 1].
         radii: one radius, or one per image; an infinite one is cut to the image's diagonal, and
             images with radius 0 are left alone.
+        sets: (n, m) of bool, the highest classes of each image, as `SetCertificate.classes` has
+            them: the attack then looks for a class outside that reaches one inside. Unless given,
+            for another prediction.
         steps: gradient steps per restart and target class.
         restarts: the first starts at the image, the others at random in the ball.
         targets: classes to aim at, those of the least margin over its Lipschitz constant; 9 are
@@ -98,6 +102,12 @@ def attack(
     clean = np.asarray(frozen.check_images(as_float(images)))
     limit, batch_size = _limits(radii, images.shape), min(batch_size, len(images))
     own = _predictions(frozen, clean, batch_size)
+    inside = np.eye(frozen.net.num_classes, dtype=bool)[own] if sets is None else np.asarray(sets)
+    if inside.dtype != bool or inside.shape != (len(clean), frozen.net.num_classes):
+        raise ValueError(
+            f"sets are bool, {(len(clean), frozen.net.num_classes)}, got {inside.dtype} of shape "
+            f"{inside.shape}."
+        )
     found = (np.full(len(clean), np.inf), clean.copy(), own)
     wanted = np.nonzero(limit > 0)[0]
     on_progress(len(clean) - len(wanted))
@@ -108,6 +118,7 @@ def attack(
             frozen,
             jnp.asarray(_filled(clean[rows], batch_size)),
             _filled(limit[rows], batch_size),
+            jnp.asarray(_filled(inside[rows], batch_size)),
             steps,
             restarts,
             targets,
@@ -141,21 +152,22 @@ def _attack_batch(
     frozen: FrozenNet,
     clean: Array,
     limit: np.ndarray,
+    inside: Array,
     steps: int,
     restarts: int,
     targets: int,
     key: Any,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    own, nearest = _nearest_classes(frozen, clean)
+    own, nearest = _nearest_classes(frozen, clean, inside)
     best = (np.full(len(clean), np.inf), np.array(clean), np.array(own))
     for restart in range(restarts):
         key, step_key = jax.random.split(key)
-        for target in nearest[:targets]:
+        for target in nearest[: min(targets, int((~inside).sum(axis=-1).max()))]:
             x = clean if restart == 0 else _random_start(clean, _reach(limit, best[0]), step_key)
             for step in range(steps):
                 reach = _reach(limit, best[0])
-                x, prediction = _ascend(frozen, x, clean, reach, own, target, 1 - step / steps)
-                _keep_nearest(best, clean, limit, own, x, prediction)
+                x, *news = _ascend(frozen, x, clean, reach, inside, target, 1 - step / steps)
+                _keep_nearest(best, clean, limit, x, *news)
     return best
 
 
@@ -168,11 +180,11 @@ def _keep_nearest(
     best: tuple[np.ndarray, np.ndarray, np.ndarray],
     clean: Array,
     limit: np.ndarray,
-    own: Array,
     x: Array,
     prediction: Array,
+    is_changed: Array,
 ) -> None:
-    changed = np.asarray(prediction != own)
+    changed = np.asarray(is_changed)
     if not changed.any():
         return
     distances, examples, predictions = best
@@ -190,14 +202,14 @@ def _predict(frozen: FrozenNet, x: Array) -> Array:
 
 
 @jit
-def _nearest_classes(frozen: FrozenNet, x: Array) -> tuple[Array, Array]:
-    """The prediction, and the other classes (m - 1, batch), the nearest by its bound first."""
+def _nearest_classes(frozen: FrozenNet, x: Array, inside: Array) -> tuple[Array, Array]:
+    """The prediction, and classes (m, batch): those outside first, the nearest by its bound."""
     logits = frozen.apply(x)
-    own, values = logits.prediction, logits.values
-    constants = jnp.maximum(pair_constants(logits, own), jnp.finfo(jnp.float32).tiny)
-    distances = (jnp.max(values, axis=-1, keepdims=True) - values) / constants
-    itself = jax.nn.one_hot(own, values.shape[-1], dtype=bool)
-    return own, jnp.argsort(jnp.where(itself, -jnp.inf, distances), axis=-1).T[1:]
+    last = jnp.argmin(jnp.where(inside, logits.values, jnp.inf), axis=-1)
+    constants = jnp.maximum(pair_constants(logits, last), jnp.finfo(jnp.float32).tiny)
+    lowest = jnp.take_along_axis(logits.values, last[:, None], axis=-1)
+    distances = jnp.where(inside, jnp.inf, (lowest - logits.values) / constants)
+    return logits.prediction, jnp.argsort(distances, axis=-1).T
 
 
 @jit
@@ -206,16 +218,16 @@ def _ascend(
     x: Float[Array, "batch h w c"],
     clean: Float[Array, "batch h w c"],
     reach: Float[Array, "batch"],
-    own: Int[Array, "batch"],
+    inside: Bool[Array, "batch m"],
     target: Int[Array, "batch"],
     pace: Any,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """One normalised gradient step of a quarter of the radius times `pace`, then projection."""
 
     def advantage(x: Array) -> Array:
         values = frozen.apply(x).values
-        rows = jnp.arange(len(values))
-        return jnp.sum(values[rows, target] - values[rows, own])
+        lowest = jnp.min(jnp.where(inside, values, jnp.inf), axis=-1)
+        return jnp.sum(values[jnp.arange(len(values)), target] - lowest)
 
     gradient = jax.grad(advantage)(x)
     # A clipped pixel cannot move further out: leave it out of the direction.
@@ -224,7 +236,15 @@ def _ascend(
     length = _lengths(gradient)
     stride = 0.25 * pace * reach / jnp.where(length > 0, length, 1.0)
     moved = _project(x + stride[:, None, None, None] * gradient, clean, reach)
-    return moved, frozen.apply(moved).prediction
+    logits = frozen.apply(moved)
+    return moved, logits.prediction, _is_changed(logits.values, inside)
+
+
+def _is_changed(values: Array, inside: Array) -> Array:
+    """Whether the k highest classes, the lower number first on a tie, are no longer those."""
+    order = jnp.argsort(-values, axis=-1, stable=True)
+    ranked = jnp.take_along_axis(inside, order, axis=-1)
+    return (ranked[:, 1:] & ~ranked[:, :-1]).any(axis=-1) | ~ranked[:, 0]
 
 
 @jit

@@ -29,17 +29,30 @@ def summary(report: Report, *, title: str) -> Table:
     table.add_row("images", str(report.count))
     table.add_row("clean accuracy", f"{report.clean_accuracy:.4f}")
     radius = in_words(report.epsilon)
+    if report.guarantee is not None:
+        _add_set_rows(table, report)
     table.add_row(f"VRA at l2 radius {radius} (guaranteed bounds)", f"[bold]{report.vra:.4f}[/]")
     table.add_row("not certified", f"{report.rejection_rate:.4f}")
     table.add_row("median certified radius", f"{np.median(report.radii):.4f}")
     return table
 
 
+def _add_set_rows(table: Table, report: Report) -> None:
+    """What was certified, and how large the certified sets are."""
+    words, (sizes, counts) = (
+        str(report.guarantee),
+        np.unique(report.k[report.is_certified], return_counts=True),
+    )
+    table.add_row("guarantee", escape(words if len(words) < 60 else words[:57] + "..."))
+    found = ", ".join(f"{n} of {k}" for k, n in zip(sizes, counts, strict=True))
+    table.add_row("certified sets", found or "none")
+
+
 def add_attack_rows(
     table: Table, report: Report, inside: AttackReport, at_epsilon: AttackReport
 ) -> None:
     """What the attacks at epsilon and inside certified radii left standing."""
-    withstood = float((report.is_correct & ~at_epsilon.is_success).mean())
+    withstood = float((report.has_label & ~at_epsilon.is_success).mean())
     table.add_row(f"accuracy under attack at {in_words(report.epsilon)}", f"{withstood:.4f}")
     table.add_row("attacks that succeeded inside a certified radius", str(inside.successes))
 

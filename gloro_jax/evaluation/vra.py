@@ -1,4 +1,4 @@
-"""Verified robust accuracy: the share of examples both classified correctly and certified."""
+"""Verified robust accuracy: the share of examples both correct and certified."""
 
 import dataclasses
 import math
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.certification import certify
+from gloro_jax.certification import judge
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.data.pictures import Pictures
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.guarantees import Guarantee, SetCertificate
 from gloro_jax.margins import as_epsilon
 from gloro_jax.plain import brief, number
 from gloro_jax.platforms import in_32_bits
@@ -27,6 +28,9 @@ class Report:
         predictions: (n,).
         radii: (n,) certified radii, whatever the label.
         is_certified: (n,) at epsilon.
+        guarantee: what was certified; None is the strict guarantee.
+        sets: (n, m) the set of classes that each certificate speaks of, under a relaxed guarantee;
+            None under the strict one, where it is the prediction.
     """
 
     epsilon: float
@@ -34,6 +38,8 @@ class Report:
     predictions: np.ndarray
     radii: np.ndarray
     is_certified: np.ndarray
+    guarantee: Guarantee | None = None
+    sets: np.ndarray | None = None
 
     __repr__ = brief
 
@@ -41,6 +47,18 @@ class Report:
     def count(self) -> int:
         """How many examples."""
         return len(self.labels)
+
+    @property
+    def has_label(self) -> np.ndarray:
+        """(n,) whether the label is in the set that the certificate speaks of."""
+        if self.sets is None:
+            return self.is_correct
+        return self.sets[np.arange(self.count), self.labels]
+
+    @property
+    def k(self) -> np.ndarray:
+        """(n,) how many classes that set has."""
+        return np.ones(self.count, np.int64) if self.sets is None else self.sets.sum(axis=1)
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -54,8 +72,8 @@ class Report:
 
     @property
     def vra(self) -> float:
-        """Share of examples classified correctly and certified at epsilon."""
-        return float((self.is_correct & self.is_certified).mean())
+        """Share of examples certified at epsilon with the label in the certified set."""
+        return float((self.has_label & self.is_certified).mean())
 
     @property
     def rejection_rate(self) -> float:
@@ -63,14 +81,18 @@ class Report:
         return float(1 - self.is_certified.mean())
 
     def certified_accuracy(self, radii: Any) -> np.ndarray:
-        """Share of examples correct with a certified radius above each of `radii`."""
-        held = np.where(self.is_correct, self.radii, -1.0)
+        """Share of examples that hold the label with a certified radius above each of `radii`."""
+        held = np.where(self.has_label, self.radii, -1.0)
         return (held[None, :] > np.asarray(radii, float).reshape(-1, 1)).mean(axis=1)
 
 
 @in_32_bits
 def verified_robust_accuracy(
-    frozen: FrozenNet, batches: Iterable[tuple[Any, Any]], *, epsilon: float | str
+    frozen: FrozenNet,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    epsilon: float | str,
+    guarantee: Guarantee | None = None,
 ) -> Report:
     """Certifies every example of `batches` with guaranteed bounds.
 
@@ -80,6 +102,7 @@ def verified_robust_accuracy(
         frozen: from `freeze` or `gj.load`.
         batches: (images, labels) pairs; images (n, H, W, C), uint8 or float32 in [0, 1].
         epsilon: the l2 radius, in units of images in [0, 1]; it may be text, "36/255".
+        guarantee: None for the strict one, or `gj.guarantees.TopK(k)` or `Affinity(sets)`.
 
     Returns:
         The report.
@@ -92,13 +115,18 @@ def verified_robust_accuracy(
     classes = frozen.net.num_classes
     columns: list[tuple[np.ndarray, ...]] = []
     for batch in rebatched(_checked(batches, classes)):
-        certificate = certify(frozen, as_float(batch.images), epsilon=epsilon)
-        row = (batch.labels, certificate.prediction, certificate.radius, certificate.is_certified)
+        prediction, certificate = judge(
+            frozen, as_float(batch.images), epsilon=epsilon, guarantee=guarantee
+        )
+        row = (batch.labels, prediction, certificate.radius, certificate.is_certified)
+        if isinstance(certificate, SetCertificate):
+            row += (certificate.classes,)
         columns.append(tuple(np.asarray(field)[batch.is_real] for field in row))
     if not columns:
         raise ValueError("There is nothing to certify: batches is empty.")
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    return Report(number(epsilon), *joined)
+    sets = joined.pop() if len(joined) > 4 else None
+    return Report(number(epsilon), *joined, guarantee=guarantee, sets=sets)
 
 
 def check_reach(epsilon: float, input_shape: tuple[int, ...]) -> None:

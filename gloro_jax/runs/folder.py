@@ -16,6 +16,7 @@ _PLACES = ("source", "directory")
 _LATER = {
     "momentum": 0.9,
     "norm": "l2",
+    "guarantee": "strict",
     "augmentation.noise": 0.0,
     "weight_decay": 0.0,
     "average": 0.0,

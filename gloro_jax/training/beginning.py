@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from gloro_jax import runs
+from gloro_jax import guarantees, runs
 from gloro_jax.data import Dataset, Split
 from gloro_jax.data.pictures import Pictures
 from gloro_jax.evaluation.vra import check_reach
@@ -46,6 +46,8 @@ def check(net: Any, data: Any, config: Any) -> None:
             f"choose a smaller one, {_smaller(len(data.train))} for example (--batch-size)."
         )
     check_reach(config.epsilon, data.input_shape)
+    if guarantee := guarantees.parse(config.guarantee):
+        guarantee.check(net.num_classes, is_covering=True)
     if config.augmentation.area < 1 and not isinstance(data.train.images, Pictures):
         raise ValueError(
             f"augmentation.area {config.augmentation.area} cuts parts of photographs that are read "

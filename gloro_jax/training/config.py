@@ -4,8 +4,9 @@ import dataclasses
 import math
 from typing import Literal
 
+from gloro_jax import guarantees
 from gloro_jax.data.augment import Augmentation
-from gloro_jax.losses import LossName
+from gloro_jax.losses import RELAXABLE, LossName
 from gloro_jax.plain import settle
 from gloro_jax.schedules import check_schedule
 
@@ -31,6 +32,10 @@ class TrainConfig:
             proves (`gloro-jax verify`), and whose estimates of VRA are that verifier's.
         norm: of the ball that ibp and crown_ibp train against, l2 or linf; its radius is epsilon.
             Certificates speak of l2 balls whatever it is.
+        guarantee: what is to be certified, and what validation counts: strict, top-5 (the five
+            highest classes as a set, or fewer), or sets of classes that may be taken for one
+            another, [0,2][1][3]. Others than strict go with gloro_cross_entropy, trades_kl and
+            trades_ce (docs/guarantees.md).
         trades_weight: weight of the robust term of the TRADES losses and of CRM, and the share of
             the worst case, up to 1, in ibp and crown_ibp.
         trades_schedule: how that weight moves.
@@ -62,6 +67,7 @@ class TrainConfig:
     epochs: int
     loss: LossName = "emma"
     norm: Literal["l2", "linf"] = "l2"
+    guarantee: str = "strict"
     trades_weight: float = 1.0
     trades_schedule: str = "fixed"
     epsilon_schedule: str = "[0.1]-[50%:1.5]"
@@ -100,6 +106,11 @@ class TrainConfig:
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
         self._check_verified()
+        if guarantees.parse(self.guarantee) and self.loss not in RELAXABLE:
+            raise ValueError(
+                f"guarantee={self.guarantee} goes with loss {', '.join(RELAXABLE)}, which lift the "
+                f"score of all sets at once; loss={self.loss} centres on the label."
+            )
         for name in ("momentum", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {getattr(self, name)}.")

@@ -1,5 +1,6 @@
 """The steps: pure functions of one device's share of a batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gloro_jax import losses
+from gloro_jax import guarantees, losses
 from gloro_jax.data.augment import augmented
 from gloro_jax.data.batches import Batch, as_float
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
-from gloro_jax.margins import GloroLogits, bottom_logit
+from gloro_jax.margins import GloroLogits
 from gloro_jax.platforms import random_key
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
@@ -42,8 +43,11 @@ def make_loss(config: TrainConfig) -> Loss:
         "trades_ce": losses.trades_ce,
         "crm": losses.crm,
     }
+    relaxed = {}
+    if config.loss in losses.RELAXABLE:
+        relaxed = {"guarantee": guarantees.parse(config.guarantee)}
     if config.loss in weighted:
-        return weighted[config.loss]
+        return functools.partial(weighted[config.loss], **relaxed)
     plain: dict[losses.LossName, Loss] = {
         "emma": losses.emma,
         "gloro_cross_entropy": losses.gloro_cross_entropy,
@@ -56,7 +60,9 @@ def make_loss(config: TrainConfig) -> Loss:
         choices = sorted([*plain, *weighted])
         raise ValueError(f"loss is one of {choices}, got {config.loss!r}.")
     chosen = plain[config.loss]
-    return lambda logits, labels, *, epsilon, weight: chosen(logits, labels, epsilon=epsilon)
+    return lambda logits, labels, *, epsilon, weight: chosen(
+        logits, labels, epsilon=epsilon, **relaxed
+    )
 
 
 def make_train_step(
@@ -115,7 +121,7 @@ def _make_objective(
             epsilon=config.epsilon * radius(time),
             weight=config.trades_weight * weight(time),
         )
-        sums = _sums(logits, batch, per_example, epsilon=config.epsilon)
+        sums = _sums(logits, batch, per_example, config)
         return jnp.mean(per_example), ({name: new.get(name, {}) for name in _MOVING}, sums)
 
     return objective
@@ -169,7 +175,7 @@ def make_eval_step(
         per_example = loss_of(
             logits, batch.labels, epsilon=config.epsilon, weight=config.trades_weight
         )
-        return state, sum_over_devices(_sums(logits, batch, per_example, epsilon=config.epsilon))
+        return state, sum_over_devices(_sums(logits, batch, per_example, config))
 
     return step
 
@@ -193,20 +199,24 @@ def _make_verified_eval_step(
     return step
 
 
-def _sums(logits: GloroLogits, batch: Batch, loss: Any, *, epsilon: float) -> dict[str, Any]:
-    is_above = logits.values.max(axis=-1) > bottom_logit(logits, epsilon=epsilon)
-    further = logits.values.max(axis=-1) > bottom_logit(logits, epsilon=2 * epsilon)
-    return _counted(logits, batch, loss, is_above, further)
+def _sums(logits: GloroLogits, batch: Batch, loss: Any, config: TrainConfig) -> dict[str, Any]:
+    guarantee = guarantees.parse(config.guarantee)
+    near, far = (
+        guarantees.is_verified(
+            logits, batch.labels, epsilon=factor * config.epsilon, guarantee=guarantee
+        )
+        for factor in (1, 2)
+    )
+    return _counted(logits, batch, loss, near, far)
 
 
-def _counted(
-    logits: GloroLogits, batch: Batch, loss: Any, is_above: Any, further: Any
-) -> dict[str, Any]:
+def _counted(logits: GloroLogits, batch: Batch, loss: Any, near: Any, far: Any) -> dict[str, Any]:
+    """Sums over a batch; `near` and `far` say what is verified at epsilon and at twice that."""
     is_correct = (logits.prediction == batch.labels) & batch.is_real
     return {
         "loss": jnp.sum(jnp.where(batch.is_real, loss, 0.0)),
         "correct": jnp.sum(is_correct, dtype=jnp.float32),
-        "certified_estimate": jnp.sum(is_correct & is_above, dtype=jnp.float32),
-        "certified_estimate_2x": jnp.sum(is_correct & further, dtype=jnp.float32),
+        "certified_estimate": jnp.sum(near & batch.is_real, dtype=jnp.float32),
+        "certified_estimate_2x": jnp.sum(far & batch.is_real, dtype=jnp.float32),
         "count": jnp.sum(batch.is_real, dtype=jnp.float32),
     }

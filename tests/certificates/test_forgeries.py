@@ -430,6 +430,7 @@ def crafted(folder, steps, weights, *, x, prediction, upper, epsilon=(1, 10), ra
              if "layer" in step}  # fmt: skip
     header = {
         **checker.KNOWN,
+        "version": 1,
         "network": steps,
         "head": {"kernel": "head", "bias": "head bias"},
         "input": {"shape": list(x.shape[1:])},

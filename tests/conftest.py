@@ -13,7 +13,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 CACHE = tempfile.mkdtemp(prefix="gloro-jax-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402

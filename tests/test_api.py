@@ -19,24 +19,24 @@ SIGNATURES = {
     "bottom_logit": "(logits, *, epsilon)",
     "certified_radius": "(logits)",
     "losses.emma": "(logits, labels, *, epsilon)",
-    "losses.gloro_cross_entropy": "(logits, labels, *, epsilon)",
+    "losses.gloro_cross_entropy": "(logits, labels, *, epsilon, guarantee)",
     "losses.margin": "(logits, labels, *, epsilon)",
     "losses.lmt": "(logits, labels, *, epsilon)",
     "losses.logit_annealing": "(logits, labels, *, epsilon, offset, temperature, gamma)",
     "losses.offset_cross_entropy": "(logits, labels, *, epsilon, temperature)",
     "losses.crm": "(logits, labels, *, epsilon, weight, sharpness)",
-    "losses.trades_kl": "(logits, labels, *, epsilon, weight)",
-    "losses.trades_ce": "(logits, labels, *, epsilon, weight)",
+    "losses.trades_kl": "(logits, labels, *, epsilon, weight, guarantee)",
+    "losses.trades_ce": "(logits, labels, *, epsilon, weight, guarantee)",
     "freeze": "(net, variables, *, input_shape, on_progress)",
-    "certify": "(frozen, x, *, epsilon)",
+    "certify": "(frozen, x, *, epsilon, guarantee)",
     "load": "(run, *, checkpoint, net)",
     "runs.load_variables": "(run, *, checkpoint)",
     "training.fit": "(net, data, config, *, run, session, backend, initial, optimizer)",
     "training.epochs": "(net, data, config, *, run, session, backend, initial, optimizer)",
     "training.data_parallel": "(step, *, backend, devices)",
-    "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon)",
+    "evaluation.verified_robust_accuracy": "(frozen, batches, *, epsilon, guarantee)",
     "evaluation.attack": (
-        "(frozen, images, *, radii, steps, restarts, targets, seed, batch_size, on_progress)"
+        "(frozen, images, *, radii, sets, steps, restarts, targets, seed, batch_size, on_progress)"
     ),
     "evaluation.report": (
         "(run, frozen, split, *, epsilon, source, out, examples, steps, on_progress)"
@@ -47,13 +47,17 @@ SIGNATURES = {
     "data.prepare": "(name, *, source, directory, resize, shorter_side, is_skipping_corrupt, "
     "is_overwriting, on_progress)",
     "certificates.write": (
-        "(frozen, images, labels, *, epsilon, out, has_inputs, source, on_progress)"
+        "(frozen, images, labels, *, epsilon, out, guarantee, has_inputs, source, on_progress)"
     ),
     "certificates.check": "(path, *, data, run)",
     "certificates.describe": "(frozen)",
     "export.write": "(frozen, *, out, epsilon, about)",
     "export.read": "(folder)",
     "torch_import.import_torch": "(file, *, out, epsilon, data, image_size)",
+    "guarantees.TopK": "(k)",
+    "guarantees.Affinity": "(sets)",
+    "guarantees.parse": "(text)",
+    "guarantees.set_certificate": "(logits, guarantee, *, epsilon)",
     "verifiers.Verifier.verify": "(self, frozen, x, labels, *, norm, radius, box)",
     "verifiers.Verifier.certified_radius": "(self, frozen, x, *, norm, box)",
     "verifiers.Smoothing.certify": "(self, frozen, x, *, key)",
@@ -62,8 +66,8 @@ SIGNATURES = {
 NAMES = {
     "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet",
     "PowerIteration", "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify",
-    "conv_norm", "data", "evaluation", "export", "freeze", "init_spectral", "layers", "load",
-    "losses", "matrix_norm", "models", "power_iteration", "recipes", "runs", "testing",
+    "conv_norm", "data", "evaluation", "export", "freeze", "guarantees", "init_spectral", "layers",
+    "load", "losses", "matrix_norm", "models", "power_iteration", "recipes", "runs", "testing",
     "torch_import", "training", "verifiers",
 }  # fmt: skip
 
@@ -109,5 +113,7 @@ print(sorted({"jax", "flax", "numpy", "tyro"} & set(sys.modules)))
 
 def test_fields():
     assert gj.Certificate._fields == ("prediction", "radius", "is_certified", "slack")
+    fields = ("classes", "k", "radius", "is_certified", "slack")
+    assert gj.guarantees.SetCertificate._fields == fields
     assert float(gj.UpperBound(2.0)) == 2.0
     assert float(gj.Estimate(1.5)) == 1.5

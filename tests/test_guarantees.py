@@ -50,7 +50,8 @@ def by_definition(logits, is_candidate):
 def random_sets(seed, m):
     rng = np.random.default_rng(seed)
     return tuple(
-        tuple(rng.choice(m, rng.integers(1, m + 1), replace=False)) for _ in range(rng.integers(1, 5))
+        tuple(rng.choice(m, rng.integers(1, m + 1), replace=False))
+        for _ in range(rng.integers(1, 5))
     )
 
 
@@ -74,8 +75,10 @@ def test_sets_k_slacks_and_radii_are_those_of_the_definition(seed, kind):
         slack, radius = float(certificate.slack[i]), float(certificate.radius[i])
         largest = max((len(one) for one, (s, _) in sets.items() if s > 1e-5), default=0)
         if largest or certificate.is_certified[i]:
-            assert certificate.is_certified[i] and len(chosen) >= largest
-            assert sets[chosen][0] > 0 and sets[chosen][0] - 1e-5 < slack <= sets[chosen][0]
+            assert certificate.is_certified[i]
+            assert len(chosen) >= largest
+            assert sets[chosen][0] > 0
+            assert sets[chosen][0] - 1e-5 < slack <= sets[chosen][0]
         elif chosen in sets:  # none is certified: the one of the largest radius
             best = max(r for _, r in sets.values())
             assert sets[chosen][1] == pytest.approx(best, rel=1e-5, abs=1e-30)
@@ -121,7 +124,8 @@ def test_nothing_is_certified_of_numbers_that_are_none():
             logits.values.at[0, 4].set(bad), logits.lipschitz, logits.head_distances
         )
         found = guarantees.set_certificate(spoilt, TopK(4), epsilon=1e-6)
-        assert not found.is_certified[0] and found.radius[0] == 0
+        assert not found.is_certified[0]
+        assert found.radius[0] == 0
         assert found.is_certified[1]
     estimate = gj.GloroLogits(logits.values, gj.Estimate(K), logits.head_distances)
     with pytest.raises(TypeError, match="power iteration errs low"):
@@ -150,7 +154,8 @@ def test_certify_is_what_the_definition_says_of_a_network(frozen):
     np.testing.assert_array_equal(strict.radius, same.radius)
     np.testing.assert_array_equal(strict.slack, same.slack)
     huge = gj.certify(frozen, jnp.full((1, 8, 8, 1), 1e30), epsilon=0.01, guarantee=TopK(3))
-    assert not huge.is_certified.any() and not huge.radius.any()
+    assert not huge.is_certified.any()
+    assert not huge.radius.any()
 
 
 def test_no_attack_changes_a_certified_set(frozen):
@@ -200,9 +205,7 @@ def test_the_losses_lift_the_score_of_sets():
     np.testing.assert_allclose(loss[0], expected, rtol=1e-6)
     for name in ("trades_kl", "trades_ce"):
         fn = getattr(losses, name)
-        pair = [
-            fn(logits, label, epsilon=1.0, weight=1.0, guarantee=g)[0] for g in (None, TopK(2))
-        ]
+        pair = [fn(logits, label, epsilon=1.0, weight=1.0, guarantee=g)[0] for g in (None, TopK(2))]
         both = np.log1p(np.exp(np.array([3.5, 1.5]) - np.log(np.exp([3, 2.5, 0]).sum())))
         np.testing.assert_allclose(pair[0] - pair[1], both[0] - both[1], rtol=1e-5)
     is_verified = [
@@ -234,7 +237,8 @@ def test_words():
     assert guarantees.parse("strict") is None
     assert guarantees.parse(" [ 3 , 1 ] [2] ") == Affinity([[1, 3], [2]])
     sets = guarantees.parse("cifar100-superclasses").sets
-    assert len(sets) == 20 and sorted(itertools.chain(*sets)) == list(range(100))
+    assert len(sets) == 20
+    assert sorted(itertools.chain(*sets)) == list(range(100))
     assert (4, 30, 55, 72, 95) in sets  # beaver, dolphin, otter, seal, whale
 
 

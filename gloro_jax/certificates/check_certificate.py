@@ -633,12 +633,13 @@ def summary_of(points):
 
 
 def words_of(guarantee):
-    """A guarantee in words."""
+    """A relaxed guarantee in words; nothing of the strict one."""
     if guarantee["kind"] == "top-k":
-        return f"up to {guarantee['k']} highest classes, as a set, cannot change"
-    sets = " ".join(str(one) for one in guarantee["sets"][:9])
-    more = " and so on" if len(guarantee["sets"]) > 9 else ""
-    return f"the highest classes, as a set within one of {sets}{more}, cannot change"
+        yield f"the guarantee is relaxed: for some k up to {guarantee['k']}, the k highest classes stay those"
+    elif guarantee["kind"] == "affinity":
+        some, more = guarantee["sets"][:9], " and so on" if len(guarantee["sets"]) > 9 else ""
+        sets = " ".join(str(one) for one in some) + more
+        yield f"the guarantee is relaxed: for some k, the k highest classes, within one of {sets}, stay those"
 
 
 def compare_with_data(header, arrays, images, labels):
@@ -703,9 +704,7 @@ def _check(path, data, run):
     notes += [f"of {weaker} points less is claimed than is proved"] * (weaker > 0)
     notes += [f"the {split} split is no test: a network may know it by heart"] * (split != "test")
     whose = f", those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
-    guarantee = header.get("guarantee", {"kind": "strict"})
-    if guarantee["kind"] != "strict":
-        notes.insert(0, f"the guarantee is relaxed: {words_of(guarantee)}")
+    notes = [*words_of(header.get("guarantee", {"kind": "strict"})), *notes]
     words = [
         f"CONFIRMED: {len(inputs)} points, K <= {bound:.9g}. At epsilon {exact['numerator']}/"
         f"{exact['denominator']} ({epsilon:.4g}), {summary['certified']} are certified, "

@@ -35,43 +35,59 @@ def claim_points(
         guarantee: None for the strict one.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
-    count = 1 if guarantee is None else guarantee.largest(scores.shape[1])
-    inside = order[:, :count].T
+    inside = order[:, : 1 if guarantee is None else guarantee.largest(scores.shape[1])].T
     found = [network.leads(scores, rounding, errors, one) for one in inside]
     # The checker's scores may differ from these by twice the allowance, and it takes off one more.
     least = np.stack([leads - 3 * allowance for leads, allowance in found])
     bound = network.lipschitz(network.steps)
     reach = bound * network.head_distances[inside] * (1 + WEAKER)
     needs = epsilon * reach * (1 + WEAKER)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radii = np.where(reach == 0, np.inf, least * (1 - WEAKER) / reach)
-    radii = _of_sets(np.where(least > 0, np.minimum(radii, _LARGEST_RADIUS), 0.0), order)
-    slacks = _of_sets(least - needs, order)
+    radii, slacks = _of_sets(_radii(least, reach), order), _of_sets(least - needs, order)
     if guarantee is not None:
-        is_candidate = np.asarray(guarantee.admits(order)).T  # type: ignore[arg-type]
+        is_candidate = np.asarray(guarantee.admits(order)).T
         radii, slacks = np.where(is_candidate, radii, 0.0), np.where(is_candidate, slacks, -np.inf)
     rows, chosen = np.arange(len(scores)), _chosen(radii, slacks, epsilon)
     classes = np.argsort(order, axis=1) <= chosen[:, None]
-    is_pair = (np.arange(count)[:, None] <= chosen)[..., None] & ~classes
-    pairs = np.where(is_pair, least - needs, np.inf).transpose(1, 0, 2).reshape(len(scores), -1)
-    place, rival = np.divmod(pairs.argmin(axis=1), scores.shape[1])
-    radius, margin, needed = (
-        radii[chosen, rows],
-        least[place, rows, rival],
-        needs[place, rows, rival],
-    )
-    sets = {
-        "classes": classes.astype(np.uint8),
-        "k": chosen.astype(np.int64) + 1,
-        "inside": inside[place, rows].astype(np.int64),
-    }
+    place, rival = _nearest_pairs(least - needs, classes, chosen)
+    radius = radii[chosen, rows]
+    margin, needed = least[place, rows, rival], needs[place, rows, rival]
     return {
-        **({"prediction": order[:, 0].astype(np.int64)} if guarantee is None else sets),
+        **_named_sets(classes, chosen, inside[place, rows], guarantee),
         "rival": rival.astype(np.int64),
         "margin": margin,
         "needed": needed,
         "radius": radius,
         "is_certified": ((radius >= epsilon) & (margin > needed)).astype(np.uint8),
+    }
+
+
+def _radii(least: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """The radii at which leads are used up, rounded down."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radii = np.where(reach == 0, np.inf, least * (1 - WEAKER) / reach)
+    return np.where(least > 0, np.minimum(radii, _LARGEST_RADIUS), 0.0)
+
+
+def _nearest_pairs(
+    slacks: np.ndarray, classes: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank inside, and the class outside, of the least of `slacks` (l, n, m) of each point."""
+    is_pair = (np.arange(len(slacks))[:, None] <= chosen)[..., None] & ~classes
+    pairs = np.where(is_pair, slacks, np.inf).transpose(1, 0, 2).reshape(len(classes), -1)
+    place, rival = np.divmod(pairs.argmin(axis=1), classes.shape[1])
+    return place, rival
+
+
+def _named_sets(
+    classes: np.ndarray, chosen: np.ndarray, inside: np.ndarray, guarantee: Guarantee | None
+) -> dict[str, np.ndarray]:
+    """A set as the file has it: the prediction, or its classes and the one of the nearest pair."""
+    if guarantee is None:
+        return {"prediction": inside.astype(np.int64)}
+    return {
+        "classes": classes.astype(np.uint8),
+        "k": chosen.astype(np.int64) + 1,
+        "inside": inside.astype(np.int64),
     }
 
 

@@ -110,9 +110,7 @@ def write(
             refuted from below, or the float32 network disagrees with the network in the file.
     """
     path, exact = local(out), as_fraction(epsilon)
-    _check(path, frozen, images, labels)
-    if guarantee is not None:
-        check_guarantee(guarantee, frozen.net.num_classes)
+    _check(path, frozen, images, labels, guarantee)
     network, header, arrays = _network(frozen, on_progress)
     claims = functools.partial(
         claim_points, network, epsilon=checker.rounded_up(exact), guarantee=guarantee
@@ -168,7 +166,15 @@ def as_fraction(epsilon: int | float | str | Fraction) -> Fraction:
     return found
 
 
-def _check(path: Path, frozen: FrozenNet, images: np.ndarray, labels: np.ndarray) -> None:
+def _check(
+    path: Path,
+    frozen: FrozenNet,
+    images: np.ndarray,
+    labels: np.ndarray,
+    guarantee: Guarantee | None,
+) -> None:
+    if guarantee is not None:
+        check_guarantee(guarantee, frozen.net.num_classes)
     if path.exists():
         raise FileExistsError(f"{path} exists. A certificate is never overwritten: choose another.")
     if not path.parent.is_dir():

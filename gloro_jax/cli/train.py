@@ -181,7 +181,8 @@ def demo(words: list[str]) -> int:
     console.print(f"Training a GloRo Net on scikit-learn's digits, into {escape(str(run))} ...")
     data = open_data(recipe.data)
     _fit(recipe.model, data, training, run, Session())
-    opened = Opened(runs.load(run), data.test, training.epsilon, *("digits, test split",) * 2)
+    what = "digits, test split"
+    opened = Opened(runs.load(run), data.test, training.epsilon, source=what, title=what)
     report = certified(opened)
     console.print(f"Attacking all {report.count} test images, at every other class ...")
     inside, at_epsilon = attack_twice(opened, report, steps=50, restarts=1)

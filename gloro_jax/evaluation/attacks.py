@@ -101,14 +101,8 @@ def attack(
         raise ValueError(f"{', '.join(counts)} are at least 1, got {[*counts.values()]}.")
     clean = np.asarray(frozen.check_images(as_float(images)))
     limit, batch_size = _limits(radii, images.shape), min(batch_size, len(images))
-    own = _predictions(frozen, clean, batch_size)
-    inside = np.eye(frozen.net.num_classes, dtype=bool)[own] if sets is None else np.asarray(sets)
-    if inside.dtype != bool or inside.shape != (len(clean), frozen.net.num_classes):
-        raise ValueError(
-            f"sets are bool, {(len(clean), frozen.net.num_classes)}, got {inside.dtype} of shape "
-            f"{inside.shape}."
-        )
-    found = (np.full(len(clean), np.inf), clean.copy(), own)
+    found = (np.full(len(clean), np.inf), clean.copy(), _predictions(frozen, clean, batch_size))
+    inside = _sets(sets, found[2], frozen.net.num_classes)
     wanted = np.nonzero(limit > 0)[0]
     on_progress(len(clean) - len(wanted))
     for number, start in enumerate(range(0, len(wanted), batch_size)):
@@ -128,6 +122,15 @@ def attack(
             whole[rows] = part[: len(rows)]
         on_progress(len(rows))
     return AttackReport(limit, *found)
+
+
+def _sets(sets: np.ndarray | None, own: np.ndarray, m: int) -> np.ndarray:
+    inside = np.eye(m, dtype=bool)[own] if sets is None else np.asarray(sets)
+    if inside.dtype != bool or inside.shape != (len(own), m):
+        raise ValueError(
+            f"sets are bool, {(len(own), m)}, got {inside.dtype} of shape {inside.shape}."
+        )
+    return inside
 
 
 def _predictions(frozen: FrozenNet, clean: np.ndarray, batch_size: int) -> np.ndarray:

@@ -1,10 +1,8 @@
 """Norms from below, on the host: a stored norm that one of these exceeds is refuted."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.lipschitz.geometry import tap_table
@@ -39,18 +37,22 @@ def lower_bound(operator: WeightedMap) -> float:
     if isinstance(operator, Convolution):
         return _convolution(operator)
     rng, shape = np.random.default_rng(0), operator.input_shape
-    start = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    start = rng.standard_normal(shape).astype(np.float32)
     points = [np.zeros(shape), *(size * rng.standard_normal(shape) for size in _SIZES)]
-    found = [
-        float(power_iteration(_slope(operator, point), start, steps=_ROUNDS))
-        for point in (points[:1] if isinstance(operator, Operator) else points)
-    ]
-    return max(found) * (1 - _FLOAT32)
+    points = np.stack(points[:1] if isinstance(operator, Operator) else points)
+    found = np.asarray(_slopes(operator, start, points.astype(np.float32)))
+    return float(found.max()) * (1 - _FLOAT32)
 
 
-def _slope(operator: WeightedMap, point: np.ndarray) -> Callable[[Any], Any]:
-    """The linear map that a map is near a point."""
-    return jax.linearize(lambda v: operator(v[None])[0], jnp.asarray(point, jnp.float32))[1]
+@jax.jit
+def _slopes(operator: WeightedMap, start: Any, points: Any) -> Any:
+    """The norms, from below, of the linear maps that a map is near points."""
+
+    def one(point: Any) -> Any:
+        slope = jax.linearize(lambda v: operator(v[None])[0], point)[1]
+        return power_iteration(slope, start, steps=_ROUNDS).value
+
+    return jax.lax.map(one, points)
 
 
 def refutes(lower: Any, stored: Any) -> bool:

@@ -105,12 +105,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not (math.isfinite(self.trades_weight) and self.trades_weight >= 0):
             raise ValueError(f"trades_weight must be at least 0, got {self.trades_weight}.")
-        self._check_verified()
-        if guarantees.parse(self.guarantee) and self.loss not in RELAXABLE:
-            raise ValueError(
-                f"guarantee={self.guarantee} goes with loss {', '.join(RELAXABLE)}, which lift the "
-                f"score of all sets at once; loss={self.loss} centres on the label."
-            )
+        self._check_what_is_proved()
         for name in ("momentum", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 0 and below 1, got {getattr(self, name)}.")
@@ -131,7 +126,12 @@ class TrainConfig:
             is_rate = name != "trades_schedule"
             check_schedule(name, getattr(self, name), epochs=self.epochs, must_be_positive=is_rate)
 
-    def _check_verified(self) -> None:
+    def _check_what_is_proved(self) -> None:
+        if guarantees.parse(self.guarantee) and self.loss not in RELAXABLE:
+            raise ValueError(
+                f"guarantee={self.guarantee} goes with loss {', '.join(RELAXABLE)}, which lift the "
+                f"score of all sets at once; loss={self.loss} centres on the label."
+            )
         if not self.is_verified and self.norm != "l2":
             raise ValueError(f"norm={self.norm} goes with loss ibp or crown_ibp, not {self.loss}.")
         if self.is_verified and self.trades_weight > 1:

@@ -238,7 +238,7 @@ def test_no_attack_in_float64_succeeds_at_the_radius_of_the_file(any_case):
 
 
 def test_the_checker_is_one_short_file_that_imports_neither_jax_nor_this_library(written, tmp_path):
-    assert len(CHECKER.read_text().splitlines()) <= 700
+    assert len(CHECKER.read_text().splitlines()) <= 950
     copy = tmp_path / "alone.py"
     copy.write_text(CHECKER.read_text())
     program = (

@@ -1,0 +1,135 @@
+"""From logits and a bound to the set of highest classes that cannot change, radius and slack.
+
+F^k does not change where each class inside stays above each outside: the least
+y_l - y_i - epsilon K_li over l inside and i outside is positive. With k = 1 it is the strict
+certificate, bit for bit. A set of all classes cannot change, and says nothing: it is no candidate.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gloro_jax import margins
+from gloro_jax.guarantees.kinds import Guarantee, check_guarantee, counted
+from gloro_jax.margins import GloroLogits, as_epsilon, pair_constants, scores
+
+
+class SetCertificate(NamedTuple):
+    """What `certify(..., guarantee=...)` says of each example.
+
+    All fields speak of one k: the largest that is certified at epsilon, and where none is, the one
+    of the largest radius.
+
+    Attributes:
+        classes: whether each class is among the k highest, (..., m).
+        k: how many are.
+        radius: the l2 radius within which that set cannot change, rounded down.
+        is_certified: whether `slack` is positive.
+        slack: the least margin left at epsilon between a class inside and one outside, in logit
+            units, rounded down; minus infinity where no set is a candidate.
+    """
+
+    classes: Bool[Array, "*batch m"]
+    k: Int[Array, "*batch"]
+    radius: Float[Array, "*batch"]
+    is_certified: Bool[Array, "*batch"]
+    slack: Float[Array, "*batch"]
+
+
+def set_certificate(logits: GloroLogits, guarantee: Guarantee, *, epsilon: Any) -> SetCertificate:
+    """The certificate of the set of highest classes, from logits with a guaranteed bound.
+
+    Args:
+        logits: scores (..., m) with an upper bound.
+        guarantee: which sets are candidates.
+        epsilon: the l2 radius.
+
+    Raises:
+        TypeError: if the bound is an estimate, or `guarantee` is none.
+        ValueError: if the guarantee does not fit the number of classes.
+    """
+    order, top = _ranked(logits, guarantee)
+    constants = margins.guaranteed_constants(logits, top)
+    leads = margins.leads_down(logits, top)
+    are_bounds = margins.is_sane(logits, constants.reshape((*top.shape[:-1], -1)))
+    is_candidate = guarantee.admits(order) & are_bounds[..., None]
+    slacks = margins.pair_slacks(leads, constants, epsilon=epsilon)
+    slack = jnp.where(is_candidate, _least(slacks, order), -jnp.inf)
+    radii = margins.pair_radii(leads, constants)
+    radius = jnp.where(is_candidate, _least(radii, order), 0.0)
+    chosen = _chosen(slack, radius)
+    rank = jnp.argsort(order, axis=-1)
+    slack, radius = (_at(numbers, chosen) for numbers in (slack, radius))
+    return SetCertificate(rank <= chosen[..., None], chosen + 1, radius, slack > 0, slack)
+
+
+def bottom_logit(
+    logits: GloroLogits, *, epsilon: Any, guarantee: Guarantee | None
+) -> Float[Array, "*batch"]:
+    """The score of "not robust here" under a guarantee; None is the strict one.
+
+    The highest score, less the largest margin of a candidate set (NeurIPS 2021, section 4): the
+    highest exceeds it where a set is certified.
+    """
+    if guarantee is None:
+        return margins.bottom_logit(logits, epsilon=epsilon)
+    margin, _ = _margins(logits, epsilon, guarantee)
+    return jnp.max(scores(logits), axis=-1) - jnp.max(margin, axis=-1)
+
+
+def is_verified(
+    logits: GloroLogits, labels: Int[Array, "*batch"], *, epsilon: Any, guarantee: Guarantee | None
+) -> Bool[Array, "*batch"]:
+    """Whether a set is certified and holds the label, (...); as good as the bound of `logits`.
+
+    An estimate while training; of upper bounds, `certify` rounds against us and this does not.
+    """
+    if guarantee is None:
+        is_above = jnp.max(scores(logits), axis=-1) > bottom_logit(
+            logits, epsilon=epsilon, guarantee=None
+        )
+        return is_above & (logits.prediction == labels)
+    margin, order = _margins(logits, epsilon, guarantee)
+    k = jnp.where(margin > 0, counted(margin), 0).max(axis=-1)
+    rank = jnp.argmax(order == labels[..., None], axis=-1)
+    return rank < k
+
+
+def _margins(logits: GloroLogits, epsilon: Any, guarantee: Guarantee) -> tuple[Array, Array]:
+    """The margin of each k, (..., k), minus infinity for no candidate, and the order of classes."""
+    order, top = _ranked(logits, guarantee, is_covering=True)
+    own = jnp.take_along_axis(logits.values, top, axis=-1)[..., None]
+    lifted = logits.values[..., None, :] + pair_constants(logits, top) * as_epsilon(epsilon)
+    return jnp.where(guarantee.admits(order), _least(own - lifted, order), -jnp.inf), order
+
+
+def _ranked(
+    logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = False
+) -> tuple[Array, Array]:
+    """Classes by falling score, the lower number first on a tie, and the first few of them."""
+    m = scores(logits).shape[-1]
+    check_guarantee(guarantee, m, is_covering=is_covering)
+    order = jnp.argsort(jax.lax.stop_gradient(-logits.values), axis=-1, stable=True)
+    return order, order[..., : guarantee.largest(m)]
+
+
+def _least(pairs: Array, order: Array) -> Array:
+    """For each k, the least entry of `pairs` (..., l, m) over l inside and classes outside."""
+    count = pairs.shape[-2]
+    by_rank = jnp.take_along_axis(pairs, order[..., None, :], axis=-1)
+    outside = jax.lax.cummin(by_rank, axis=by_rank.ndim - 1, reverse=True)[..., 1 : count + 1]
+    is_inside = jnp.broadcast_to(np.tri(count, dtype=bool).T, outside.shape)
+    return jnp.min(jnp.where(is_inside, outside, jnp.inf), axis=-2)
+
+
+def _chosen(slack: Array, radius: Array) -> Array:
+    """The index of the largest k with a positive slack, else of the largest radius."""
+    last = jnp.where(slack > 0, counted(slack), 0).max(axis=-1) - 1
+    return jnp.where(last >= 0, last, jnp.argmax(radius, axis=-1))
+
+
+def _at(numbers: Array, index: Array) -> Array:
+    return jnp.take_along_axis(numbers, index[..., None], axis=-1)[..., 0]

@@ -632,14 +632,17 @@ def summary_of(points):
     return {"points": len(marks), "correct": right, "certified": certified, "verified": both}
 
 
-def words_of(guarantee):
+def words_of(header):
     """A relaxed guarantee in words; nothing of the strict one."""
-    if guarantee["kind"] == "top-k":
-        yield f"the guarantee is relaxed: for some k up to {guarantee['k']}, the k highest classes stay those"
-    elif guarantee["kind"] == "affinity":
-        some, more = guarantee["sets"][:9], " and so on" if len(guarantee["sets"]) > 9 else ""
-        sets = " ".join(str(one) for one in some) + more
-        yield f"the guarantee is relaxed: for some k, the k highest classes, within one of {sets}, stay those"
+    guarantee = header.get("guarantee", {"kind": "strict"})
+    if guarantee["kind"] == "strict":
+        return
+    which = "the k highest classes"
+    if guarantee["kind"] == "affinity":
+        more = " and so on" if len(guarantee["sets"]) > 9 else ""
+        which += f", within one of {' '.join(map(str, guarantee['sets'][:9]))}{more},"
+    limit = f" up to {guarantee['k']}" if guarantee["kind"] == "top-k" else ""
+    yield f"the guarantee is relaxed: for some k{limit}, {which} stay the k highest"
 
 
 def compare_with_data(header, arrays, images, labels):
@@ -687,7 +690,7 @@ def _check(path, data, run):
     shape = (len(points["index"]), *(whole(n, 1) for n in header["input"]["shape"]))
     fits = inputs.dtype in ("u1", "<f4") and inputs.shape == shape and len(shape) > 1
     require(fits, "the inputs do not fit the points")
-    stated, notes = float(header["lipschitz"]), []
+    stated, notes = float(header["lipschitz"]), list(words_of(header))
     for is_tight in (False, True):  # norms may be claimed larger than what the rest depends on
         check_norms(header, network, is_tight=is_tight)
         try:
@@ -704,7 +707,6 @@ def _check(path, data, run):
     notes += [f"of {weaker} points less is claimed than is proved"] * (weaker > 0)
     notes += [f"the {split} split is no test: a network may know it by heart"] * (split != "test")
     whose = f", those of the data, {len(inputs)} of its {len(data[0])} images" if data else None
-    notes = [*words_of(header.get("guarantee", {"kind": "strict"})), *notes]
     words = [
         f"CONFIRMED: {len(inputs)} points, K <= {bound:.9g}. At epsilon {exact['numerator']}/"
         f"{exact['denominator']} ({epsilon:.4g}), {summary['certified']} are certified, "

@@ -10,7 +10,7 @@ import jax
 from rich.console import Console
 from rich.markup import escape
 
-from gloro_jax import runs
+from gloro_jax import guarantees, runs
 from gloro_jax.data import Dataset
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.tightness import layer_norms
@@ -150,7 +150,12 @@ def finish(
     frozen = _freeze(net, folder, "best", trainer.best, data.input_shape)
     last = _freeze(net, folder, "last", trainer.learnt, data.input_shape)
     held_out = [(data.validation.images, data.validation.labels)]
-    report = verified_robust_accuracy(frozen, held_out, epsilon=config.epsilon)
+    report = verified_robust_accuracy(
+        frozen,
+        held_out,
+        epsilon=config.epsilon,
+        guarantee=guarantees.parse(config.guarantee),
+    )
     position = trainer.position
     norms = layer_norms(last, trainer.state.spectral, steps=config.power_steps)
     summary = {

@@ -13,6 +13,7 @@ from gloro_jax.version import __version__ as __version__
 if TYPE_CHECKING:
     from gloro_jax import certificates as certificates
     from gloro_jax import data as data
+    from gloro_jax import ensembles as ensembles
     from gloro_jax import evaluation as evaluation
     from gloro_jax import export as export
     from gloro_jax import guarantees as guarantees
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 # The public names and the rooms they live in. A room is entered when one of its names is first
 # asked for, so that the command line can say its usage before JAX is imported.
 _ROOMS = {
-    "certificates data evaluation export guarantees layers losses models recipes runs testing "
-    "torch_import training verifiers": "",
+    "certificates data ensembles evaluation export guarantees layers losses models recipes runs "
+    "testing torch_import training verifiers": "",
     "Certificate certify": "certification",
     "freeze": "freezing",
     "FrozenNet": "frozen_net",

@@ -1,6 +1,6 @@
 """Certify: the jitted decision, rounded against us at every step."""
 
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,25 @@ class Certificate(NamedTuple):
     radius: Float[Array, "*batch"]
     is_certified: Bool[Array, "*batch"]
     slack: Float[Array, "*batch"]
+
+
+@runtime_checkable
+class Certifier(Protocol):
+    """What certifies images beside a FrozenNet: the ensembles of `gj.ensembles`."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One image."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes."""
+        ...
+
+    def certify(self, x: Any, *, epsilon: Any) -> Any:
+        """A tuple with prediction, radius and is_certified of each image."""
+        ...
 
 
 @overload

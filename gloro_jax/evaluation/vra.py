@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.certification import judge
+from gloro_jax.certification import Certifier, judge
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.data.pictures import Pictures
@@ -88,7 +88,7 @@ class Report:
 
 @in_32_bits
 def verified_robust_accuracy(
-    frozen: FrozenNet,
+    frozen: FrozenNet | Certifier,
     batches: Iterable[tuple[Any, Any]],
     *,
     epsilon: float | str,
@@ -99,7 +99,7 @@ def verified_robust_accuracy(
     Exact over a ragged last batch: padding is not counted.
 
     Args:
-        frozen: from `freeze` or `gj.load`.
+        frozen: from `freeze` or `gj.load`; or an ensemble that certifies.
         batches: (images, labels) pairs; images (n, H, W, C), uint8 or float32 in [0, 1].
         epsilon: the l2 radius, in units of images in [0, 1]; it may be text, "36/255".
         guarantee: None for the strict one, or `gj.guarantees.TopK(k)` or `Affinity(sets)`.
@@ -112,12 +112,10 @@ def verified_robust_accuracy(
         ValueError: if values, labels or shapes do not fit, or there is no example.
     """
     check_reach(float(as_epsilon(epsilon)), frozen.input_shape)
-    classes = frozen.net.num_classes
+    classes = frozen.net.num_classes if isinstance(frozen, FrozenNet) else frozen.num_classes
     columns: list[tuple[np.ndarray, ...]] = []
     for batch in rebatched(_checked(batches, classes)):
-        prediction, certificate = judge(
-            frozen, as_float(batch.images), epsilon=epsilon, guarantee=guarantee
-        )
+        prediction, certificate = _judged(frozen, as_float(batch.images), epsilon, guarantee)
         row = (batch.labels, prediction, certificate.radius, certificate.is_certified)
         if isinstance(certificate, SetCertificate):
             row += (certificate.classes,)
@@ -127,6 +125,18 @@ def verified_robust_accuracy(
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
     sets = joined.pop() if len(joined) > 4 else None
     return Report(number(epsilon), *joined, guarantee=guarantee, sets=sets)
+
+
+def _judged(frozen: Any, x: Any, epsilon: Any, guarantee: Guarantee | None) -> tuple[Any, Any]:
+    if isinstance(frozen, FrozenNet):
+        return judge(frozen, x, epsilon=epsilon, guarantee=guarantee)
+    if guarantee is not None:
+        raise TypeError(
+            "Relaxed guarantees are counted for one FrozenNet here. A SoftVoting has its own "
+            "certify(x, epsilon=..., guarantee=...)."
+        )
+    certificate = frozen.certify(x, epsilon=epsilon)
+    return certificate.prediction, certificate
 
 
 def check_reach(epsilon: float, input_shape: tuple[int, ...]) -> None:

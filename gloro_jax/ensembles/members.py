@@ -1,0 +1,115 @@
+"""What the members of an ensemble must agree in, and weights as exact numbers."""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import is_tracing
+
+Member = FrozenNet | Callable[[Any], Any]
+
+
+def scores_of(member: Member, x: Any) -> Any:
+    """The scores (n, m) of a FrozenNet, or of a function that gives them."""
+    return member(x).values if isinstance(member, FrozenNet) else member(x)
+
+
+def check_members(
+    members: Sequence[Any], *, what: str, class_names: Sequence[Sequence[str]] | None = None
+) -> tuple[FrozenNet, ...]:
+    """The members, or an error if they do not belong together.
+
+    Args:
+        members: FrozenNets.
+        what: the ensemble's name, for messages.
+        class_names: those of each member, where they are known: classes must be numbered alike.
+
+    Raises:
+        TypeError: if a member is no FrozenNet.
+        ValueError: if there is none, or they differ in image shape, classes, or order of classes.
+    """
+    found = tuple(members)
+    if not found:
+        raise ValueError(f"{what} takes at least one member, and got none.")
+    for number, member in enumerate(found):
+        if not isinstance(member, FrozenNet):
+            raise TypeError(
+                f"Member {number} of {what} is a {type(member).__name__}, and members are "
+                "FrozenNets: gj.load(run), or gj.freeze(net, variables, input_shape=...)."
+            )
+        _check_alike(found[0], member, number, what)
+    if class_names is not None:
+        _check_names(class_names, len(found), found[0].net.num_classes, what)
+    return found
+
+
+def _check_alike(first: FrozenNet, member: FrozenNet, number: int, what: str) -> None:
+    classes, own = first.net.num_classes, member.net.num_classes
+    if own != classes:
+        raise ValueError(
+            f"Member {number} of {what} has {own} classes, and member 0 has {classes}: they must "
+            "answer one question."
+        )
+    if member.input_shape != first.input_shape:
+        raise ValueError(
+            f"Member {number} of {what} takes images {member.input_shape}, and member 0 "
+            f"{first.input_shape}: they must see the same image."
+        )
+
+
+def _check_names(names: Sequence[Sequence[str]], count: int, classes: int, what: str) -> None:
+    given = [tuple(one) for one in names]
+    if len(given) != count or any(len(one) != classes for one in given):
+        raise ValueError(
+            f"class_names gives {what} the {classes} names of each of {count} members, got "
+            f"{[len(one) for one in given]} names."
+        )
+    for number, one in enumerate(given):
+        if one != given[0]:
+            at = next(i for i in range(classes) if one[i] != given[0][i])
+            raise ValueError(
+                f"Class {at} of member {number} of {what} is {one[at]!r}, and that of member 0 "
+                f"{given[0][at]!r}: number the classes alike."
+            )
+
+
+def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
+    """Weights (count,) as float64; all 1 where none are given.
+
+    Raises:
+        ValueError: if they are not one finite number from 0 on for each member, or all 0.
+    """
+    found = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    if found.shape != (count,):
+        raise ValueError(
+            f"{what} takes one weight for each of {count} members, got shape {found.shape}."
+        )
+    if not (np.isfinite(found).all() and (found >= 0).all() and found.any()):
+        raise ValueError(
+            f"Weights of {what} are finite, at least 0 and not all 0, got {found.tolist()}. A "
+            "member that should not count has weight 0."
+        )
+    return found
+
+
+def as_integers(weights: np.ndarray) -> np.ndarray:
+    """Integers in exactly the proportion of float weights; Python's where 64 bits do not do."""
+    exact = [Fraction(float(weight)) for weight in weights]
+    scale = math.lcm(*(one.denominator for one in exact))
+    whole = [int(one * scale) for one in exact]
+    divisor = math.gcd(*whole)
+    whole = [one // divisor for one in whole]
+    return np.array(whole, np.int64 if sum(whole) < 2**62 else object)
+
+
+def check_outside_jit(*trees: Any, what: str) -> None:
+    """Raises a TypeError inside jit, where numbers cannot be compared exactly."""
+    if is_tracing(*trees):
+        raise TypeError(
+            f"{what} compares exact numbers on the host, so it cannot run inside jit, vmap or "
+            "grad. Call it outside; its members are compiled all the same."
+        )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gloro_jax import losses as losses
     from gloro_jax import models as models
     from gloro_jax import recipes as recipes
+    from gloro_jax import repair as repair
     from gloro_jax import runs as runs
     from gloro_jax import testing as testing
     from gloro_jax import torch_import as torch_import
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 # The public names and the rooms they live in. A room is entered when one of its names is first
 # asked for, so that the command line can say its usage before JAX is imported.
 _ROOMS = {
-    "certificates data ensembles evaluation export guarantees layers losses models recipes runs "
-    "testing torch_import training verifiers": "",
+    "certificates data ensembles evaluation export guarantees layers losses models recipes repair "
+    "runs testing torch_import training verifiers": "",
     "Certificate certify": "certification",
     "freeze": "freezing",
     "FrozenNet": "frozen_net",

@@ -66,6 +66,10 @@ SIGNATURES = {
     "ensembles.learn_weights": ("(members, images, labels, *, epsilon, steps, learning_rate)"),
     "ensembles.attack_cascade": ("(cascade, images, labels, *, epsilon, steps, restarts, seed)"),
     "ensembles.gate_labels": "(certified, images, labels, *, epsilon)",
+    "repair.Repair": "(properties, num_classes)",
+    "repair.Repair.__call__": "(self, x, values)",
+    "repair.Repair.certify": "(self, frozen, x, *, epsilon)",
+    "repair.parse": "(text, *, num_classes)",
     "guarantees.TopK": "(k)",
     "guarantees.Affinity": "(sets)",
     "guarantees.parse": "(text)",
@@ -78,9 +82,9 @@ SIGNATURES = {
 NAMES = {
     "Bounded", "Certificate", "Estimate", "FrozenNet", "GloroLogits", "GloroNet",
     "PowerIteration", "UpperBound", "bottom_logit", "certificates", "certified_radius", "certify",
-    "conv_norm", "data", "ensembles", "evaluation", "export", "freeze", "guarantees", "init_spectral", "layers",
-    "load", "losses", "matrix_norm", "models", "power_iteration", "recipes", "runs", "testing",
-    "torch_import", "training", "verifiers",
+    "conv_norm", "data", "ensembles", "evaluation", "export", "freeze", "guarantees",
+    "init_spectral", "layers", "load", "losses", "matrix_norm", "models", "power_iteration",
+    "recipes", "repair", "runs", "testing", "torch_import", "training", "verifiers",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ gloro-jax: train classifiers and certify them with guaranteed Lipschitz bounds
   gloro-jax certify DIR              certify the test images of a run, with guaranteed bounds
   gloro-jax check FILE               prove a certificate file again (certify DIR --out FILE)
   gloro-jax verify DIR               bounds of other verifiers, and complete ones, on its images
+  gloro-jax ensemble DIR DIR...      several runs as one classifier, by voting or mean scores
   gloro-jax attack DIR               search for a change of prediction inside certified radii
   gloro-jax report DIR...            one page per run, or one that compares several
   gloro-jax views DIR --out NEW --views identity mirror   a run averaged over views of each image
@@ -80,6 +81,7 @@ _FILES = {
     "certify": "certify",
     "attack": "attack",
     "verify": "verify",
+    "ensemble": "ensemble",
     "check": "check",
     "views": "views",
     "report": "report",

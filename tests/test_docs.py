@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/certify-from-jax.md", "docs/adding-a-layer.md"]
+PAGES = [
+    "README.md",
+    "docs/certify-from-jax.md",
+    "docs/adding-a-layer.md",
+    "docs/guarantees.md",
+    "docs/ensembles.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -4,7 +4,8 @@ Each member's certificate is true, and the cascade's is not: at another point of
 member may come first. In one dimension, with epsilon 1: F_1 = sign(x), certified where |x| > 1;
 F_2 a third class, certified everywhere. Both certificates are sound. At -1.5 the cascade answers
 F_1's class, "certified"; at -0.6, which is 0.9 away, it answers the third class, "certified".
-(On the Certified Robustness for Ensemble Models and Beyond; Leino, Zhang et al., ICLR 2023.)
+(Mangal, Wang, Zhang, Leino, Pasareanu, Fredrikson, On the Perils of Cascading Robust Classifiers,
+ICLR 2023.)
 """
 
 import dataclasses

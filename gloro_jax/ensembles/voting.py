@@ -1,4 +1,4 @@
-"""Weighted voting with a sound certificate (Jia, Zhang et al., ICLR 2023).
+"""Weighted voting with a sound certificate (Mangal, Wang, Zhang, Leino et al., ICLR 2023).
 
 Members vote with weights w; c_k says that member k's vote is certified at epsilon. With
 C_i = sum of w_k over certified votes for i, and C_bottom = sum of w_k over votes that are not

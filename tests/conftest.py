@@ -1,18 +1,18 @@
 """Strict JAX, four pretend devices, and the networks several tests share."""
 
-import atexit
-import shutil
-import tempfile
 from pathlib import Path
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests build the same program anew; within one run, each is compiled once.
-CACHE = tempfile.mkdtemp(prefix="gloro-jax-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# Most of the time goes into compiling, and most programs are those of the last run: they are kept
+# beside the tests, by a digest of what they say and of how they were compiled. A size limit makes
+# JAX take a lock, so that one worker does not read what another is writing.
+CACHE = str(Path(__file__).parent.parent / ".jax_cache")
+CHILD_CACHE = f"{CACHE}/children"  # of processes that tests start, and kill
 jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_compilation_cache_max_size", 2**30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 import jaxtyping  # noqa: E402

@@ -130,18 +130,28 @@ def _climb(
     members: Any, clean: Any, goals: Any, epsilon: Any, key: Any, scale: Any, *, stage: int,
     steps: int,
 ) -> Any:  # fmt: skip
+    x = _start(clean, epsilon, key, scale)
+    for step in range(steps):  # XLA:CPU differentiates convolutions in its own loops far slower
+        x = _ascend(members, x, clean, goals, epsilon, 1 - step / steps, stage=stage)
+    return x
+
+
+@jit
+def _start(clean: Any, epsilon: Any, key: Any, scale: Any) -> Any:
     noise = jax.random.normal(key, clean.shape)
-    start = _project(clean + scale * epsilon * noise / _lengths(noise), clean, epsilon)
-
-    def one(i: Any, x: Any) -> Any:
-        gradient = jax.grad(lambda v: jnp.sum(_gain(members, v, goals, epsilon, stage)))(x)
-        stride = 0.25 * epsilon * (1 - i / steps)
-        return _project(x + stride * gradient / _lengths(gradient), clean, epsilon)
-
-    return jax.lax.fori_loop(0, steps, one, jnp.asarray(start))
+    return _project(clean + scale * epsilon * noise / _lengths(noise), clean, epsilon)
 
 
-_climb = jit(_climb, static_argnames=("stage", "steps"))
+def _ascend(
+    members: Any, x: Any, clean: Any, goals: Any, epsilon: Any, pace: Any, *, stage: int
+) -> Any:
+    """One normalised gradient step of a quarter of the radius times `pace`, then projection."""
+    gradient = jax.grad(lambda v: jnp.sum(_gain(members, v, goals, epsilon, stage)))(x)
+    stride = 0.25 * epsilon * pace
+    return _project(x + stride * gradient / _lengths(gradient), clean, epsilon)
+
+
+_ascend = jit(_ascend, static_argnames=("stage",))
 
 
 def _gain(members: tuple[FrozenNet, ...], x: Any, goals: Any, epsilon: Any, stage: int) -> Any:

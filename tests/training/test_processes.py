@@ -18,7 +18,7 @@ from gloro_jax.training import processes
 from gloro_jax.training.interrupt import StopRequest
 from gloro_jax.training.parallel import share
 from gloro_jax.training.requests import Requests
-from tests.conftest import CACHE
+from tests.conftest import CHILD_CACHE
 
 # What each process runs; the last words are for fit.
 CHILD = """
@@ -55,7 +55,7 @@ def free_port():
 def start(run, *, count=2, devices=2, family="liresnet", **more):
     """One child per process, their output piped."""
     port = str(free_port())
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": CACHE}
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": CHILD_CACHE}
     return [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, str(n), str(count), port, str(devices), str(run), family,

@@ -22,7 +22,7 @@ from gloro_jax.training import Interrupted, Session
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.metrics import best_epoch
 from gloro_jax.training.trainer import Trainer
-from tests.conftest import CACHE
+from tests.conftest import CHILD_CACHE
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
 CONFIG = gj.training.TrainConfig(
@@ -295,7 +295,7 @@ gj.training.fit(MODEL, make_tiny_data(), CONFIG, run=sys.argv[1],
 
 def killed(run, *, when):
     """Starts or resumes the run in a process of its own and kills it when told."""
-    words = [sys.executable, "-c", CHILD, str(run), CACHE]
+    words = [sys.executable, "-c", CHILD, str(run), CHILD_CACHE]
     child = subprocess.Popen(words, stderr=subprocess.PIPE)
     while child.poll() is None and not when(run):
         time.sleep(0.002)

@@ -37,7 +37,7 @@ def test_the_loss_is_its_closed_form():
     np.testing.assert_array_equal(is_verified(margins, labels), behind.all(axis=1))
 
 
-@pytest.mark.parametrize("loss", ["ibp", "crown_ibp"])
+@pytest.mark.parametrize("loss", [pytest.param("ibp", marks=pytest.mark.slow), "crown_ibp"])
 def test_bounds_in_a_step_are_those_of_the_frozen_network(loss, tiny_data):
     """Interval bounds equal the verifier's; lines through them lie below those of Crown."""
     net, shape = MODEL.build(), tiny_data.input_shape

@@ -40,7 +40,7 @@ def method_label(network, point):
 
 
 @pytest.mark.parametrize("method", COMPLETE, ids=lambda m: m.name)
-@pytest.mark.parametrize(("activation", "widths"), NETS)
+@pytest.mark.parametrize(("activation", "widths"), NETS[:1])
 def test_l2_radii_are_those_over_all_patterns(method, activation, widths):
     check_l2(method, activation, widths, 0)
 
@@ -61,7 +61,7 @@ def check_l2(method, activation, widths, seed):
 
 
 @pytest.mark.parametrize("method", COMPLETE, ids=lambda m: m.name)
-@pytest.mark.parametrize(("activation", "widths"), NETS)
+@pytest.mark.parametrize(("activation", "widths"), NETS[1:])
 def test_linf_radii_are_those_of_mixed_integer_programs(method, activation, widths):
     check_linf(method, activation, widths, 0)
 
@@ -110,7 +110,7 @@ def test_cases_alone_find_what_descent_would_find_first():
 
 
 def test_projections_cross_facets_both_ways():
-    for seed in range(8):
+    for seed in range(4):
         network, pairs = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), seed)
         x = plain_nets.images(seed, count=4)
         exact = [plain_nets.exact_l2_radius(pairs, "relu", p.astype(float)) for p in x]

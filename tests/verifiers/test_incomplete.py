@@ -70,7 +70,7 @@ def check_linf(activation, widths, seed):
     check_order(found)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 @pytest.mark.parametrize(("activation", "widths"), NETS[:1])
 def test_never_above_the_exact_l2_radius(activation, widths, seed):
     check_l2(activation, widths, seed)
@@ -83,7 +83,7 @@ def test_never_above_the_exact_l2_radius_two_hundred(activation, widths, seed):
     check_l2(activation, widths, seed)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 @pytest.mark.parametrize(("activation", "widths"), NETS[1:])
 def test_never_above_the_exact_linf_radius(activation, widths, seed):
     check_linf(activation, widths, seed)
@@ -150,6 +150,7 @@ def test_verdicts_say_what_they_rest_on():
     assert set(quick.semantics[quick.is_verified]) <= {"numerical"}
 
 
+@pytest.mark.slow
 def test_a_box_can_only_help_and_a_whole_box_is_infinitely_far():
     network, _ = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), 3)
     x = plain_nets.images(3)

@@ -125,6 +125,16 @@ def test_entropy_bounds_hold_for_all_scores_that_differences_allow(seed):
     np.testing.assert_allclose(still[1], entropy_of(values), atol=1e-7)
 
 
+def test_entropy_is_largest_between_the_ends_of_an_interval():
+    """Three equal scores have entropy ln 3, more than the sum of what any two ends have."""
+    values, lifts = np.zeros((1, 3)), np.full((3, 3), 0.7)
+    _, high = entropy_bounds(values, lifts)
+    assert high[0] >= np.log(3)
+    uneven = np.array([[0.0, 0.2, -0.1, 0.1]])
+    _, high = entropy_bounds(uneven, np.full((4, 4), 1.5))
+    assert high[0] >= entropy_of(np.zeros((1, 4)))[0]  # within reach of each score
+
+
 def test_verifiers_look_at_every_network_that_the_region_reaches(line):
     x, labels = at(1.0, 0.2, -0.2, -1.0), np.array([0, 0, 1, 1])
     for verifier in (IntervalBounds(), Lipschitz()):

@@ -106,6 +106,14 @@ def test_ties_are_moved_apart_and_nan_is_no_answer():
     np.testing.assert_array_equal(found.is_changed, [1, 1, 1, 0, 0])
 
 
+def test_ties_that_no_property_speaks_of_are_left_alone():
+    repair = Repair([Property(Always(), below(0, 1, 2))], 4)
+    values = jnp.array([[1.0, 2, 3, 3], [1, 2, 3, 1]])
+    found = repair(jnp.zeros((2, 1)), values)
+    np.testing.assert_array_equal(found.values, values)
+    assert not found.is_changed.any()
+
+
 def test_properties_speak_where_they_do():
     repair = Repair(
         [

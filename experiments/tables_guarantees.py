@@ -38,7 +38,7 @@ def guarantees(found: dict[str, Any]) -> list[str]:
     attack = found["attack"]
     return [
         *lines,
-        f"Attack on the sets of {attack['points']:,} certified points of CIFAR-10, "
+        f"Attack on the sets of {attack['points']:,} certified points of CIFAR-10 and MNIST, "
         f"{attack['steps']} steps at each of {attack['targets']} outside classes: "
         f"{attack['successes']} sets changed.", "",
         f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.", "",

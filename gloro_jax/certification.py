@@ -98,8 +98,7 @@ def judge(
             "err low and cannot certify: frozen = gj.freeze(net, variables, input_shape=...)."
         )
     images, radius = frozen.check_images(x), as_epsilon(epsilon)
-    if len(frozen.input_shape) == 3:
-        _refuse_bytes(x)
+    refuse_bytes(x, frozen.input_shape)
     frozen.check_digest()
     if guarantee is None:
         certificate = _certify(frozen, images, radius)
@@ -108,13 +107,13 @@ def judge(
     return _certify_sets(frozen, images, radius, guarantee=guarantee)
 
 
-def _refuse_bytes(x: Any) -> None:
+def refuse_bytes(x: Any, input_shape: tuple[int, ...]) -> None:
     """Raises a ValueError for pixels of 0 to 255, where the host has the values at hand.
 
     Their radii would be in those units. Other ranges are the caller's affair: the theorem holds
     for every input of the network, and images may have been standardised.
     """
-    if is_tracing(x) or not np.size(x) or not is_on_host(x):
+    if len(input_shape) != 3 or is_tracing(x) or not np.size(x) or not is_on_host(x):
         return
     values = np.asarray(x)
     if 16 < values.max() <= 255 and values.min() >= 0:

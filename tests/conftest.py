@@ -1,5 +1,6 @@
 """Strict JAX, four pretend devices, and the networks several tests share."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -7,12 +8,10 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compiling, and most programs are those of the last run: they are kept
-# beside the tests, by a digest of what they say and of how they were compiled. A size limit makes
-# JAX take a lock, so that one worker does not read what another is writing.
+# beside the tests, by a digest of what they say and of how they were compiled.
 CACHE = str(Path(__file__).parent.parent / ".jax_cache")
 CHILD_CACHE = f"{CACHE}/children"  # of processes that tests start, and kill
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_compilation_cache_max_size", 2**30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 import jaxtyping  # noqa: E402
@@ -33,6 +32,14 @@ COMPILED_QUICKLY = {
 }  # fmt: skip
 # Files that take longest go first, so that no worker is left with one at the end.
 LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_certificates")
+
+
+def pytest_configure(config):
+    """Programs of long ago take room: from 1 GiB on, all are forgotten before the workers start."""
+    if not hasattr(config, "workerinput"):
+        sizes = (file.stat().st_size for file in Path(CACHE).rglob("*") if file.is_file())
+        if sum(sizes) > 2**30:
+            shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def is_compiled_quickly(path):

@@ -596,6 +596,8 @@ def read_claims(header, arrays):
     epsilon, guarantee = rounded_up(exact), header.get("guarantee", {"kind": "strict"})
     types = STRICT if guarantee["kind"] == "strict" else RELAXED
     points = {name: arrays[name] for name in types}
+    others = sorted((STRICT.keys() | RELAXED.keys()) & (arrays.keys() - types.keys()))
+    require(not others, f"arrays {others} belong to another guarantee, and would not be proved")
     count, m = len(points["index"]), arrays[header["head"]["bias"]].size
     limits = dict.fromkeys(("label", "prediction", "rival", "inside"), m)
     limits |= {"is_certified": 2, "classes": 2, "k": m + 1}

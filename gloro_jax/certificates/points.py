@@ -44,7 +44,7 @@ def claim_points(
     needs = epsilon * reach * (1 + WEAKER)
     radii, slacks = _of_sets(_radii(least, reach), order), _of_sets(least - needs, order)
     if guarantee is not None:
-        is_candidate = np.asarray(guarantee.admits(order)).T
+        is_candidate = np.asarray(guarantee.admits(inside.T, scores.shape[1])).T
         radii, slacks = np.where(is_candidate, radii, 0.0), np.where(is_candidate, slacks, -np.inf)
     rows, chosen = np.arange(len(scores)), _chosen(radii, slacks, epsilon)
     classes = np.argsort(order, axis=1) <= chosen[:, None]

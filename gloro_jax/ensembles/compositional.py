@@ -13,7 +13,13 @@ import numpy as np
 
 from gloro_jax.certification import certify
 from gloro_jax.ensembles.entropy import EntropyGate
-from gloro_jax.ensembles.members import Member, check_members, check_outside_jit, scores_of
+from gloro_jax.ensembles.members import (
+    Member,
+    check_batch,
+    check_members,
+    check_outside_jit,
+    scores_of,
+)
 from gloro_jax.evaluation import verified_robust_accuracy
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
@@ -100,11 +106,12 @@ class Compositional:
             ValueError: as `gj.certify`.
         """
         check_outside_jit(x, epsilon, what="Compositional.certify")
+        check_batch(x, self.input_shape, what="Compositional.certify")
         limit = float(as_epsilon(epsilon))
         is_gated, gate_radius = self._gated(x, epsilon)
         radii, votes = [], []
         for network in (self.core, self.certified):
-            vote, radius = _judged(network, x, epsilon)
+            vote, radius = self._judged(network, x, epsilon)
             votes.append(vote)
             radii.append(radius)
         own = np.where(is_gated, radii[1], radii[0])
@@ -155,6 +162,21 @@ class Compositional:
         seconds = np.sum([part.seconds for part in parts], axis=0)
         return Verdicts(status, np.full(np.shape(x), np.nan), seconds, words)
 
+    def _judged(self, network: Member, x: Any, epsilon: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions, and radii, which are 0 of a network without certificates."""
+        if isinstance(network, FrozenNet):
+            found = certify(network, x, epsilon=epsilon)
+            return np.asarray(found.prediction), np.asarray(found.radius, np.float64)
+        scores = np.asarray(scores_of(network, x))
+        if scores.shape != (len(x), self.num_classes):
+            raise ValueError(
+                f"The core gives scores ({len(x)}, {self.num_classes}), as the certified network "
+                f"does, and here they have shape {scores.shape}."
+            )
+        # Scores that are NaN are no answer.
+        votes = np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
+        return votes, np.zeros(len(votes))
+
     def _gated(self, x: Any, epsilon: Any) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.gate, EntropyGate):
             is_open = self.gate.is_open(self.certified, x)
@@ -169,16 +191,3 @@ def gate_labels(
     """Labels (n,) for a gate: 1 where the certified network is right and certified, else 0."""
     report = verified_robust_accuracy(certified, [(images, labels)], epsilon=epsilon)
     return (report.is_correct & report.is_certified).astype(np.int64)
-
-
-def _judged(network: Member, x: Any, epsilon: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions, and radii, which are 0 of a network without certificates."""
-    if isinstance(network, FrozenNet):
-        found = certify(network, x, epsilon=epsilon)
-        return np.asarray(found.prediction), np.asarray(found.radius, np.float64)
-    votes = _predicted(network, x)
-    return votes, np.zeros(len(votes))
-
-
-def _predicted(network: Member, x: Any) -> np.ndarray:
-    return np.asarray(scores_of(network, x)).argmax(axis=-1)

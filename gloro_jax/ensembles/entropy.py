@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gloro_jax.ensembles.members import check_batch
 from gloro_jax.frozen_net import FrozenNet
 
 _ROUNDING = 1e-9  # of float64 here, far above what its errors add up to
@@ -85,6 +86,7 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 
 
 def _scores(certified: FrozenNet, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    check_batch(x, certified.input_shape, what="EntropyGate")
     logits = certified(x)
     constants = np.asarray(logits.head_distances, np.float64) * certified.lipschitz
     return np.asarray(logits.values, np.float64), constants * (1 + _ROUNDING)

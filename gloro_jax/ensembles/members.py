@@ -18,6 +18,15 @@ def scores_of(member: Member, x: Any) -> Any:
     return member(x).values if isinstance(member, FrozenNet) else member(x)
 
 
+def check_batch(x: Any, input_shape: tuple[int, ...], *, what: str) -> None:
+    """Raises a ValueError unless x is (n, *input_shape)."""
+    if tuple(np.shape(x)[1:]) != tuple(input_shape):
+        raise ValueError(
+            f"{what} takes a batch of images (n, {', '.join(map(str, input_shape))}), got shape "
+            f"{np.shape(x)}."
+        )
+
+
 def check_members(
     members: Sequence[Any], *, what: str, class_names: Sequence[Sequence[str]] | None = None
 ) -> tuple[FrozenNet, ...]:
@@ -83,7 +92,7 @@ def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
     Raises:
         ValueError: if they are not one finite number from 0 on for each member, or all 0.
     """
-    found = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    found = np.ones(count) if weights is None else np.array(weights, np.float64)
     if found.shape != (count,):
         raise ValueError(
             f"{what} takes one weight for each of {count} members, got shape {found.shape}."
@@ -93,6 +102,7 @@ def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
             f"Weights of {what} are finite, at least 0 and not all 0, got {found.tolist()}. A "
             "member that should not count has weight 0."
         )
+    found.setflags(write=False)
     return found
 
 

@@ -74,8 +74,20 @@ class Selective:
                 "Members of Selective answer one question with the same classes; their scores have "
                 f"shapes {[one.shape for one in scores]}."
             )
+        if scores[0].ndim != 2:
+            raise ValueError(
+                f"Members of Selective give scores (n, m), got shape {scores[0].shape}: a member "
+                "is a FrozenNet or a function to scores, not to GloroLogits."
+            )
         votes = np.stack([one.argmax(axis=-1) for one in scores])
-        return select(votes, num_classes=scores[0].shape[-1], alpha=self.alpha)
+        found = select(votes, num_classes=scores[0].shape[-1], alpha=self.alpha)
+        # A score that is NaN is no opinion, and no majority is one without all opinions.
+        is_none = np.isnan(np.stack(scores)).any(axis=(0, 2))
+        return found._replace(
+            prediction=np.where(is_none, -1, found.prediction),
+            is_abstaining=found.is_abstaining | is_none,
+            p_value=np.where(is_none, 1.0, found.p_value),
+        )
 
     def attributions(self, x: Any) -> Float[Array, "n ..."]:
         """The mean over members of the gradient of each one's highest score, like x.

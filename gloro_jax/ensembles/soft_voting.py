@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.certification import Certificate
+from gloro_jax.certification import Certificate, refuse_bytes
 from gloro_jax.ensembles.members import check_members, check_weights
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
@@ -50,7 +50,9 @@ class SoftVoting:
         shares = given / given.max()
         shares = (shares / shares.sum()).astype(np.float32)
         object.__setattr__(self, "members", found)
-        object.__setattr__(self, "weights", np.where(shares < np.finfo(np.float32).tiny, 0, shares))
+        shares[shares < np.finfo(np.float32).tiny] = 0
+        shares.setflags(write=False)
+        object.__setattr__(self, "weights", shares)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -72,7 +74,9 @@ class SoftVoting:
             for i, j in np.ndindex(m, m):
                 own = times_up(float(weight), times_up(member.lipschitz, float(apart[i, j])))
                 total[i, j] = plus_up(float(total[i, j]), own)
-        return np.vectorize(float32_up, otypes=[np.float32])(total)
+        found = np.vectorize(float32_up, otypes=[np.float32])(total)
+        found.setflags(write=False)
+        return found
 
     def __call__(self, x: Any) -> GloroLogits:
         """Mean scores (..., m) with guaranteed bounds, for images (..., H, W, C)."""
@@ -91,6 +95,7 @@ class SoftVoting:
     def _checked(self, x: Any) -> tuple[Any, Any, Any, Any]:
         for member in self.members:
             member.check_digest()
+        refuse_bytes(x, self.input_shape)
         return self.members, self.weights, self.constants, self.members[0].check_images(x)
 
 
@@ -116,9 +121,11 @@ def _certify(
     if guarantee is not None:
         found = set_certificate(logits, guarantee, epsilon=epsilon)
         slack = jnp.where(is_radius, found.slack, -jnp.inf)
-        return found._replace(slack=slack, is_certified=slack > 0)
+        radius = jnp.where(is_radius, found.radius, 0.0)
+        return found._replace(slack=slack, radius=radius, is_certified=slack > 0)
     slack = jnp.where(is_radius, certified_slack(logits, epsilon=epsilon), -jnp.inf)
-    return Certificate(logits.prediction, certified_radius(logits), slack > 0, slack)
+    radius = jnp.where(is_radius, certified_radius(logits), 0.0)
+    return Certificate(logits.prediction, radius, slack > 0, slack)
 
 
 _certify = jit(_certify, static_argnames=("guarantee",))

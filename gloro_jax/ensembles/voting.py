@@ -8,6 +8,7 @@ one class i. Members that vote for j without a certificate count as lost.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import optax
 
 from gloro_jax.certification import certify
 from gloro_jax.data.batches import as_float, rebatched
+from gloro_jax.data.dataset import check_labels
 from gloro_jax.ensembles.members import (
     as_integers,
     check_members,
@@ -113,7 +115,8 @@ def tally(
         held = (radii >= threshold) & (radii > 0)
         is_held = (_lead(votes, same, prediction, held, whole) > 0) & (threshold > 0)
         radius = np.where(is_held, np.maximum(radius, threshold), radius)
-    share = np.asarray(lead, np.float64) / float(whole.sum())
+    total_weight = int(whole.sum())
+    share = np.array([int(one) / total_weight for one in lead])
     fields = (prediction, radius, lead > 0, share)
     return VotingCertificate(*(np.asarray(field).reshape(shape) for field in fields))
 
@@ -159,8 +162,17 @@ def learn_weights(
         epsilon: the l2 radius.
         steps: of Adam.
         learning_rate: of Adam.
+
+    Raises:
+        ValueError: if labels do not fit, there is no image, or a number is out of range.
     """
     found, rows = check_members(members, what="learn_weights"), []
+    check_labels(labels, count=len(images), num_classes=found[0].net.num_classes)
+    if not len(images) or steps < 1 or not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(
+            "learn_weights takes at least one image and one step, and a positive learning rate; "
+            f"got {len(images)} images, {steps} steps and a rate of {learning_rate}."
+        )
     for batch in rebatched([(images, labels)]):
         x = as_float(batch.images)
         each = [certify(member, x, epsilon=epsilon) for member in found]

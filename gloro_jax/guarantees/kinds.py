@@ -33,8 +33,10 @@ class Guarantee(abc.ABC):
         """The largest k that is a candidate."""
 
     @abc.abstractmethod
-    def admits(self, order: Int[Array | np.ndarray, "*batch m"]) -> Bool[Array, "*batch k"]:
-        """Whether the k highest are a candidate, for k from 1 to `largest`; `order` by score."""
+    def admits(
+        self, top: Int[Array | np.ndarray, "*batch k"], num_classes: int
+    ) -> Bool[Array, "*batch k"]:
+        """Whether the first 1, 2, ... of the `largest` highest classes are a candidate."""
 
     @abc.abstractmethod
     def plain(self) -> dict[str, Any]:
@@ -69,9 +71,12 @@ class TopK(Guarantee):
         """k, below the number of classes."""
         return min(self.k, num_classes - 1)
 
-    def admits(self, order: Int[Array | np.ndarray, "*batch m"]) -> Bool[Array, "*batch k"]:
+    def admits(
+        self, top: Int[Array | np.ndarray, "*batch k"], num_classes: int
+    ) -> Bool[Array, "*batch k"]:
         """All of them."""
-        return jnp.ones((*order.shape[:-1], self.largest(order.shape[-1])), bool)
+        del num_classes
+        return jnp.ones(top.shape, bool)
 
     def plain(self) -> dict[str, Any]:
         """{"kind": "top-k", "k": k}."""
@@ -133,15 +138,15 @@ class Affinity(Guarantee):
         """The size of the largest set, below the number of classes."""
         return min(max(map(len, self.sets)), num_classes - 1)
 
-    def admits(self, order: Int[Array | np.ndarray, "*batch m"]) -> Bool[Array, "*batch k"]:
-        """Where one set holds the k highest."""
-        m = order.shape[-1]
-        members = np.zeros((m, len(self.sets)), np.int32)
+    def admits(
+        self, top: Int[Array | np.ndarray, "*batch k"], num_classes: int
+    ) -> Bool[Array, "*batch k"]:
+        """Where one set holds them all."""
+        members = np.zeros((num_classes, len(self.sets)), np.int32)
         for column, one in enumerate(self.sets):
             members[list(one), column] = 1
-        first = order[..., : self.largest(m)]
-        held = jnp.cumsum(jnp.take(members, first, axis=0), axis=-2)
-        return (held == counted(first)[..., None]).any(axis=-1)
+        held = jnp.cumsum(jnp.take(members, top, axis=0), axis=-2)
+        return (held == counted(top)[..., None]).any(axis=-1)
 
     def plain(self) -> dict[str, Any]:
         """{"kind": "affinity", "sets": [[...], ...]}."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax import margins
@@ -51,19 +50,19 @@ def set_certificate(logits: GloroLogits, guarantee: Guarantee, *, epsilon: Any) 
         TypeError: if the bound is an estimate, or `guarantee` is none.
         ValueError: if the guarantee does not fit the number of classes.
     """
-    order, top = _ranked(logits, guarantee)
+    top = _highest(logits, guarantee)
     constants = margins.guaranteed_constants(logits, top)
     leads = margins.leads_down(logits, top)
-    are_bounds = margins.is_sane(logits, constants.reshape((*top.shape[:-1], -1)))
-    is_candidate = guarantee.admits(order) & are_bounds[..., None]
+    m, count = leads.shape[-1], top.shape[-1] * leads.shape[-1]
+    are_bounds = margins.is_sane(logits, constants.reshape((*top.shape[:-1], count)))
+    is_candidate = guarantee.admits(top, m) & are_bounds[..., None]
     slacks = margins.pair_slacks(leads, constants, epsilon=epsilon)
-    slack = jnp.where(is_candidate, _least(slacks, order), -jnp.inf)
+    slack = jnp.where(is_candidate, _least(slacks, top), -jnp.inf)
     radii = margins.pair_radii(leads, constants)
-    radius = jnp.where(is_candidate, _least(radii, order), 0.0)
-    chosen = _chosen(slack, radius)
-    rank = jnp.argsort(order, axis=-1)
-    slack, radius = (_at(numbers, chosen) for numbers in (slack, radius))
-    return SetCertificate(rank <= chosen[..., None], chosen + 1, radius, slack > 0, slack)
+    radius = jnp.where(is_candidate, _least(radii, top), 0.0)
+    k = _chosen(slack, radius) + 1
+    slack, radius = (_at(numbers, k - 1) for numbers in (slack, radius))
+    return SetCertificate(_classes(top, k, m), k, radius, slack > 0, slack)
 
 
 def bottom_logit(
@@ -92,37 +91,46 @@ def is_verified(
             logits, epsilon=epsilon, guarantee=None
         )
         return is_above & (logits.prediction == labels)
-    margin, order = _margins(logits, epsilon, guarantee)
+    margin, top = _margins(logits, epsilon, guarantee)
     k = jnp.where(margin > 0, counted(margin), 0).max(axis=-1)
-    rank = jnp.argmax(order == labels[..., None], axis=-1)
-    return rank < k
+    return ((top == labels[..., None]) & (counted(top) <= k[..., None])).any(axis=-1)
 
 
 def _margins(logits: GloroLogits, epsilon: Any, guarantee: Guarantee) -> tuple[Array, Array]:
-    """The margin of each k, (..., k), minus infinity for no candidate, and the order of classes."""
-    order, top = _ranked(logits, guarantee, is_covering=True)
+    """The margin of each k, (..., k), minus infinity for no candidate, and the highest classes."""
+    top = _highest(logits, guarantee, is_covering=True)
     own = jnp.take_along_axis(logits.values, top, axis=-1)[..., None]
     lifted = logits.values[..., None, :] + pair_constants(logits, top) * as_epsilon(epsilon)
-    return jnp.where(guarantee.admits(order), _least(own - lifted, order), -jnp.inf), order
+    is_candidate = guarantee.admits(top, lifted.shape[-1])
+    return jnp.where(is_candidate, _least(own - lifted, top), -jnp.inf), top
 
 
-def _ranked(
-    logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = False
-) -> tuple[Array, Array]:
-    """Classes by falling score, the lower number first on a tie, and the first few of them."""
+def _highest(logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = False) -> Array:
+    """The classes of the highest scores, (..., k), the lower number first on a tie."""
     m = scores(logits).shape[-1]
     check_guarantee(guarantee, m, is_covering=is_covering)
-    order = jnp.argsort(jax.lax.stop_gradient(-logits.values), axis=-1, stable=True)
-    return order, order[..., : guarantee.largest(m)]
+    return jax.lax.top_k(jax.lax.stop_gradient(logits.values), guarantee.largest(m))[1]
 
 
-def _least(pairs: Array, order: Array) -> Array:
-    """For each k, the least entry of `pairs` (..., l, m) over l inside and classes outside."""
-    count = pairs.shape[-2]
-    by_rank = jnp.take_along_axis(pairs, order[..., None, :], axis=-1)
-    outside = jax.lax.cummin(by_rank, axis=by_rank.ndim - 1, reverse=True)[..., 1 : count + 1]
-    is_inside = jnp.broadcast_to(np.tri(count, dtype=bool).T, outside.shape)
-    return jnp.min(jnp.where(is_inside, outside, jnp.inf), axis=-2)
+def _least(pairs: Array, top: Array) -> Array:
+    """For each k, the least entry of `pairs` (..., l, m) over the k highest and classes outside."""
+    m, found = pairs.shape[-1], []
+    lowest = jnp.full_like(pairs[..., 0, :], jnp.inf)
+    inside = jnp.zeros(lowest.shape, bool)
+    for place in range(top.shape[-1]):
+        lowest = jnp.minimum(lowest, pairs[..., place, :])
+        inside |= jax.nn.one_hot(top[..., place], m, dtype=bool)
+        found.append(jnp.min(jnp.where(inside, jnp.inf, lowest), axis=-1))
+    return jnp.stack(found, axis=-1)
+
+
+def _classes(top: Array, k: Array, m: int) -> Array:
+    """Whether each class is among the first k, (..., m)."""
+    inside = jnp.zeros((*k.shape, m), bool)
+    for place in range(top.shape[-1]):
+        own = jax.nn.one_hot(top[..., place], m, dtype=bool)
+        inside |= own & (place < k)[..., None]
+    return inside
 
 
 def _chosen(slack: Array, radius: Array) -> Array:

@@ -21,12 +21,12 @@ import numpy as np
 from gloro_jax.certification import Certificate, certify
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
-from gloro_jax.platforms import jit
-from gloro_jax.repair.orders import Pair, cycle_in, in_words
-from gloro_jax.repair.preconditions import Always
+from gloro_jax.platforms import is_tracing, jit
+from gloro_jax.repair.orders import MOST_COMBINATIONS, Order, Pair, cycle_in, in_words
+from gloro_jax.repair.preconditions import Always, Precondition
 from gloro_jax.repair.words import Property
 
-_MOST_COMBINATIONS = 2**14
+_LARGEST_TABLE = 2**28
 _FAR = 2**30
 
 
@@ -64,18 +64,34 @@ class Repair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "properties", tuple(self.properties))
+        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int):
+            raise TypeError(f"num_classes is a whole number, got {self.num_classes!r}.")
         for number, one in enumerate(self.properties):
+            is_one = isinstance(one, Property) and isinstance(one.when, Precondition)
+            if not (is_one and isinstance(one.then, Order)):
+                raise TypeError(
+                    f"Property {number} is repair.Property(when, then), a precondition and an "
+                    f"Order, got {one!r}. repair.parse reads text."
+                )
             one.when.check(_FAR, self.num_classes)
             if one.then.largest_class >= self.num_classes:
                 raise ValueError(
                     f"Property {number} orders class {one.then.largest_class}, and there are "
                     f"classes 0 to {self.num_classes - 1}."
                 )
+        widest = max((len(one.then.choices) for one in self.properties), default=1)
+        size = len(self.properties) * widest * self.num_classes**2
+        if size > _LARGEST_TABLE:
+            raise ValueError(
+                f"{len(self.properties)} properties of up to {widest} alternatives for "
+                f"{self.num_classes} classes take a table of {size} entries, more than "
+                f"{_LARGEST_TABLE}: say them with fewer alternatives."
+            )
         count = math.prod(len(one.then.choices) for one in self.properties)
-        if count > _MOST_COMBINATIONS:
+        if count > MOST_COMBINATIONS:
             raise ValueError(
                 f"These properties have {count} combinations of choices, more than "
-                f"{_MOST_COMBINATIONS}: say them with fewer alternatives."
+                f"{MOST_COMBINATIONS}: say them with fewer alternatives."
             )
         always = [p.then.choices for p in self.properties if isinstance(p.when, Always)]
         if always and first_acyclic(always) is None:
@@ -91,19 +107,22 @@ class Repair:
         Raises:
             ValueError: if shapes do not fit.
         """
+        values = jnp.asarray(values)
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            raise TypeError(f"Scores are floating-point numbers, got {values.dtype}.")
         if values.ndim != 2 or values.shape[1] != self.num_classes or len(x) != len(values):
             raise ValueError(
                 f"Scores are (n, {self.num_classes}), one row for each input, got "
                 f"{values.shape} for {len(x)} inputs."
             )
-        flat = jnp.reshape(x, (len(x), -1))
+        flat = jnp.reshape(x, (len(x), math.prod(np.shape(x)[1:])))
         for one in self.properties:
             one.when.check(flat.shape[1], self.num_classes)
         if not self.properties:
             is_none = ~jnp.isfinite(values).all(axis=1)
             return Repaired(values, is_none, jnp.zeros_like(is_none))
         speaks = _speaking(flat, jnp.argmax(values, axis=1), repair=self)
-        return repaired(self.tables, speaks, jnp.asarray(values))
+        return repaired(self.tables, speaks, values)
 
     def certify(self, frozen: FrozenNet, x: Any, *, epsilon: Any) -> Certificate:
         """Certifies the network with this layer behind it, on images (n, H, W, C).
@@ -116,8 +135,11 @@ class Repair:
             TypeError: as `gj.certify`.
             ValueError: as `gj.certify`, or if the network has other classes.
         """
+        if is_tracing(x, epsilon):
+            raise TypeError("Repair.certify looks at inputs on the host: call it outside jit.")
         found, after = certify(frozen, x, epsilon=epsilon), self(x, frozen(x).values)
-        own, flat = np.asarray(found.prediction), np.asarray(x).reshape(len(x), -1)
+        own, flat = np.asarray(found.prediction), np.asarray(x)
+        flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         speaks = np.asarray(_speaking(jnp.asarray(flat), jnp.asarray(own), repair=self))
         reach = [one.when.distance(flat) for one in self.properties]
         reach = np.min(reach, axis=0) if reach else np.full(len(flat), np.inf)
@@ -223,7 +245,7 @@ def _one(tables: Tables, speaks: Any, values: Any) -> tuple[Any, Any, Any]:
 
     start = (jnp.where(is_safe, _FAR, cost), values, is_safe)
     _, out, is_found = jax.lax.while_loop(is_searching, attempt, start)
-    is_bottom = ~is_found | ~jnp.isfinite(values).all()
+    is_bottom = ~is_found | ~jnp.isfinite(values).all() | ~jnp.isfinite(out).all()
     is_changed = ~is_bottom & (out != values).any()
     return jnp.where(is_bottom, values, out), is_bottom, is_changed
 

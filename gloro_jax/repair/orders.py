@@ -2,9 +2,13 @@
 
 import dataclasses
 import itertools
+import math
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 Pair = tuple[int, int]  # (a, b) says y_a < y_b
+MOST_COMBINATIONS = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Order:
     choices: tuple[frozenset[Pair], ...]
 
     def __post_init__(self) -> None:
-        found = tuple(dict.fromkeys(frozenset(one) for one in self.choices))
+        found = tuple(dict.fromkeys(frozenset(map(_pair, one)) for one in self.choices))
         if not found:
             raise ValueError("An Order has at least one choice, and got none.")
         for one in found:
@@ -88,6 +92,12 @@ def all_of(*orders: Order) -> Order:
     Raises:
         ValueError: if every combination contradicts itself; it names a circle.
     """
+    count = math.prod(len(order.choices) for order in orders)
+    if count > MOST_COMBINATIONS:
+        raise ValueError(
+            f"These orders have {count} combinations of choices, more than {MOST_COMBINATIONS}: "
+            "say them with fewer alternatives, or as properties of their own."
+        )
     unions = [frozenset().union(*some) for some in itertools.product(*(o.choices for o in orders))]
     kept = tuple(union for union in unions if not cycle_in(union))
     if not kept:
@@ -105,27 +115,30 @@ def cycle_in(pairs: Iterable[Pair]) -> list[int]:
     for a, b in sorted(pairs):
         above.setdefault(a, []).append(b)
     done: set[int] = set()
-    for start in above:
-        path, pending = [], [(start, 0)]
-        while pending:
-            node, depth = pending.pop()
-            del path[depth:]
-            if node in path:
+    for start, following in above.items():
+        path, pending = [start], [iter(following)]
+        while path:
+            node = next(pending[-1], None)
+            if node is None:  # everything above it has been looked at
+                done.add(path.pop())
+                pending.pop()
+            elif node in path:
                 return path[path.index(node) :]
-            if node in done:
-                continue
-            path.append(node)
-            following = above.get(node, [])
-            pending += [(nearby, depth + 1) for nearby in following]
-            if not following:
-                done.add(node)
-        done |= {start}
+            elif node not in done:
+                path.append(node)
+                pending.append(iter(above.get(node, [])))
     return []
 
 
 def in_words(circle: list[int]) -> str:
     """y1 < y2 < y1."""
     return " < ".join(f"y{label}" for label in [*circle, *circle[:1]])
+
+
+def _pair(pair: Any) -> Pair:
+    if len(pair) != 2 or not all(isinstance(label, numbers.Integral) for label in pair):
+        raise ValueError(f"An order is of pairs of class numbers (a, b), y_a < y_b; got {pair!r}.")
+    return int(pair[0]), int(pair[1])
 
 
 def _others(label: int, num_classes: int) -> list[int]:

@@ -62,10 +62,13 @@ class InBox(Precondition):
     bounds: Sequence[tuple[int, float, float]]
 
     def __post_init__(self) -> None:
-        found = tuple(
-            (_feature(i), *_limits(low, high, what=f"x[{i}]")) for i, low, high in self.bounds
-        )
-        object.__setattr__(self, "bounds", found)
+        found: dict[int, tuple[float, float]] = {}
+        for i, low, high in self.bounds:  # a feature that comes twice is within both bounds
+            least, most = found.get(_feature(i), (-math.inf, math.inf))
+            low, high = _limits(low, high, what=f"x[{i}]")
+            found[_feature(i)] = _limits(max(low, least), min(high, most), what=f"x[{i}]")
+        bounds = tuple((i, *limits) for i, limits in sorted(found.items()))
+        object.__setattr__(self, "bounds", bounds)
 
     @classmethod
     def between(cls, lower: Any, upper: Any) -> "InBox":
@@ -119,7 +122,9 @@ class SumIn(Precondition):
         object.__setattr__(self, "lower", low)
         object.__setattr__(self, "upper", high)
         if self.features is not None:
-            chosen = tuple(dict.fromkeys(_feature(i) for i in self.features))
+            chosen = tuple(_feature(i) for i in self.features)
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"A feature is summed twice: {list(chosen)}.")
             object.__setattr__(self, "features", chosen)
 
     def holds(self, x: Any, prediction: Any) -> Any:
@@ -207,7 +212,10 @@ class AllOf(Precondition):
 
 
 def _limits(low: Any, high: Any, *, what: str) -> tuple[float, float]:
-    found = float(np.float32(low)), float(np.float32(high))
+    with np.errstate(over="ignore"):
+        found = float(np.float32(low)), float(np.float32(high))
+    if math.isinf(found[0]) != math.isinf(low) or math.isinf(found[1]) != math.isinf(high):
+        raise ValueError(f"A bound of {what} is beyond float32: {low}, {high}.")
     if not found[0] <= found[1]:
         raise ValueError(f"The bounds of {what} are a lower and an upper one, got {low}, {high}.")
     return found

@@ -276,6 +276,27 @@ def test_versions(frozen, tmp_path):
             certificates.check(forge.seal(tmp_path / "bad", dict(bad), dict(arrays)))
 
 
+def test_arrays_of_another_guarantee_are_not_carried_along(genuine, frozen, tmp_path):
+    """Nobody would have proved them, and a reader would take them for proved."""
+    header, arrays = forge.read(genuine[4].path)
+    arrays["prediction"] = np.full(COUNT, 3)
+    with pytest.raises(certificates.Refused, match="would not be proved"):
+        certificates.check(forge.seal(tmp_path / "relaxed", header, arrays))
+    out = certificates.write(
+        frozen, genuine[1][:4], genuine[2][:4], epsilon="1/100", out=tmp_path / "c"
+    ).path
+    header, arrays = forge.read(out)
+    arrays["classes"] = np.ones((4, CLASSES), np.uint8)
+    with pytest.raises(certificates.Refused, match="would not be proved"):
+        certificates.check(forge.save(tmp_path / "strict", *listed(header, arrays)))
+
+
+def listed(header, arrays):
+    """With the digests of all arrays, whatever they are."""
+    header["arrays"] = {name: checker.digest(array) for name, array in arrays.items()}
+    return header, arrays
+
+
 def test_bad_guarantees_write_nothing(frozen, tmp_path):
     images, labels = some_images(frozen)[:2], np.zeros(2, int)
     for bad in (TopK(CLASSES), Affinity(((0, CLASSES),))):

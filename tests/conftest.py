@@ -26,7 +26,8 @@ TESTS = Path(__file__).parent
 # What these files test does not hang on how well XLA optimises, and they compile most of the time.
 # Certificates, norms, margins and golden numbers are tested on the programs that users run.
 COMPILED_QUICKLY = {
-    "training", "data", "evaluation", "test_cli", "test_docs", "test_forgeries", "test_layers",
+    "training", "data", "evaluation", "test_cli", "test_cli_guarantees", "test_docs",
+    "test_forgeries", "test_layers",
     "test_losses", "test_norms", "test_orthogonal", "test_runs", "test_torch_import",
     "test_incomplete", "test_complete", "test_hostile", "test_rules", "test_smoothing",
 }  # fmt: skip

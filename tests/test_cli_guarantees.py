@@ -6,17 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gloro_jax.cli import main
+from tests.test_cli import run
 
 ZOO = Path(__file__).parent.parent / "experiments" / "zoo" / "digits"
 pytestmark = pytest.mark.skipif(not ZOO.is_dir(), reason="experiments/zoo is not there")
-
-
-def run(capsys, *words):
-    with pytest.raises(SystemExit) as exit_info:
-        main(words)
-    captured = capsys.readouterr()
-    return exit_info.value.code, " ".join(captured.out.split()), " ".join(captured.err.split())
 
 
 def test_sets_are_certified_written_checked_and_attacked(capsys, tmp_path):

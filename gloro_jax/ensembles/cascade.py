@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from gloro_jax.certification import certify
-from gloro_jax.ensembles.members import check_members
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.ensembles.members import Ensemble, check_members
 
 
 class CascadePrediction(NamedTuple):
@@ -35,7 +34,7 @@ class CascadePrediction(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cascade:
+class Cascade(Ensemble):
     """Members asked in turn, until one is certified at epsilon.
 
     Attributes:
@@ -47,22 +46,11 @@ class Cascade:
         ValueError: if members do not fit each other.
     """
 
-    members: Sequence[FrozenNet]
     class_names: Sequence[Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         found = check_members(self.members, what="Cascade", class_names=self.class_names)
         object.__setattr__(self, "members", found)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One image."""
-        return self.members[0].input_shape
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes."""
-        return self.members[0].net.num_classes
 
     def predict(self, x: Any, *, epsilon: Any) -> CascadePrediction:
         """Answers for images (..., H, W, C); raises as `gj.certify` does."""

@@ -1,5 +1,6 @@
 """What the members of an ensemble must agree in, and weights as exact numbers."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -16,6 +17,27 @@ Member = FrozenNet | Callable[[Any], Any]
 def scores_of(member: Member, x: Any) -> Any:
     """The scores (n, m) of a FrozenNet, or of a function that gives them."""
     return member(x).values if isinstance(member, FrozenNet) else member(x)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """FrozenNets that answer one question.
+
+    Attributes:
+        members: of one image shape, with the same classes.
+    """
+
+    members: Sequence[FrozenNet]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One image."""
+        return self.members[0].input_shape
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes."""
+        return self.members[0].net.num_classes
 
 
 def check_batch(x: Any, input_shape: tuple[int, ...], *, what: str) -> None:

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.certification import Certificate, refuse_bytes
-from gloro_jax.ensembles.members import check_members, check_weights
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.ensembles.members import Ensemble, check_members, check_weights
 from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import float32_up, is_finite, plus_up, times_up
@@ -23,7 +22,7 @@ from gloro_jax.platforms import jit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SoftVoting:
+class SoftVoting(Ensemble):
     """The mean of the members' scores, with a guaranteed bound of it.
 
     Scores of networks that were trained apart have different scales; weights can level them.
@@ -39,7 +38,6 @@ class SoftVoting:
         ValueError: if members do not fit each other, or weights are negative or all 0.
     """
 
-    members: Sequence[FrozenNet]
     weights: Any = None
     class_names: Sequence[Sequence[str]] | None = None
 
@@ -53,16 +51,6 @@ class SoftVoting:
         shares[shares < np.finfo(np.float32).tiny] = 0
         shares.setflags(write=False)
         object.__setattr__(self, "weights", shares)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One image."""
-        return self.members[0].input_shape
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes."""
-        return self.members[0].net.num_classes
 
     @functools.cached_property
     def constants(self) -> np.ndarray:

@@ -21,6 +21,7 @@ from gloro_jax.certification import certify
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_labels
 from gloro_jax.ensembles.members import (
+    Ensemble,
     as_integers,
     check_members,
     check_outside_jit,
@@ -49,7 +50,7 @@ class VotingCertificate(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Voting:
+class Voting(Ensemble):
     """Members vote, and the vote is certified where uncertified members cannot turn it.
 
     Attributes:
@@ -63,7 +64,6 @@ class Voting:
         ValueError: if members do not fit each other, or weights are negative or all 0.
     """
 
-    members: Sequence[FrozenNet]
     weights: Any = None
     class_names: Sequence[Sequence[str]] | None = None
 
@@ -71,16 +71,6 @@ class Voting:
         found = check_members(self.members, what="Voting", class_names=self.class_names)
         object.__setattr__(self, "members", found)
         object.__setattr__(self, "weights", check_weights(self.weights, len(found), what="Voting"))
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One image."""
-        return self.members[0].input_shape
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes."""
-        return self.members[0].net.num_classes
 
     def certify(self, x: Any, *, epsilon: Any) -> VotingCertificate:
         """Certifies the vote on images (..., H, W, C); fields are NumPy arrays of shape (...).

@@ -89,7 +89,7 @@ def certify(
 
 
 def judge(
-    frozen: FrozenNet, x: Any, *, epsilon: Any, guarantee: Guarantee | None
+    frozen: Any, x: Any, *, epsilon: Any, guarantee: Guarantee | None
 ) -> tuple[Array, Certificate | SetCertificate]:
     """The predicted classes, (...), and what `certify` says."""
     if not isinstance(frozen, FrozenNet):

@@ -181,6 +181,7 @@ def certified_radius(logits: GloroLogits) -> Float[Array, "*batch"]:
     Raises:
         TypeError: if the bound is an estimate: power iteration errs low and proves nothing.
     """
+    scores(logits)  # plain scores have no prediction
     constants = guaranteed_constants(logits, logits.prediction)
     radii = pair_radii(leads_down(logits, logits.prediction), constants)
     radius = jnp.min(_mask(radii, logits.prediction, jnp.inf), axis=-1)
@@ -196,6 +197,7 @@ def certified_slack(logits: GloroLogits, *, epsilon: Any) -> Float[Array, "*batc
     Raises:
         TypeError: if the bound is an estimate.
     """
+    scores(logits)  # plain scores have no prediction
     constants = guaranteed_constants(logits, logits.prediction)
     slacks = pair_slacks(leads_down(logits, logits.prediction), constants, epsilon=epsilon)
     slack = jnp.min(_mask(slacks, logits.prediction, jnp.inf), axis=-1)

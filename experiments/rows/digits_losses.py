@@ -13,13 +13,13 @@ import argparse
 import dataclasses
 import itertools
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gloro_jax as gj
+from experiments.rows import save
 from gloro_jax.runs import read_config
 
 LOSSES = ("emma", "gloro_cross_entropy")
@@ -28,7 +28,6 @@ OVERSHOOTS = (1.0, 1.5, 2.0, 3.0)
 SEEDS = (0, 1, 2)
 EPSILON = 0.5
 RADII = [round(0.05 * i, 2) for i in range(41)]
-RESULTS = Path(__file__).parent.parent / "results"
 
 
 def frozen_of(scratch: Path, loss: str, rate: float, overshoot: float, seed: int) -> Any:
@@ -106,12 +105,7 @@ def main() -> None:
         }
     row["emma_minus_gloro_cross_entropy"] = paired(held[LOSSES[0]], held[LOSSES[1]])
     row["recipe"] = dataclasses.asdict(gj.recipes.digits())
-    row["commit"] = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    row["command"] = "python -m experiments.rows.digits_losses"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "digits_losses.json").write_text(json.dumps(row, indent=1) + "\n")
+    save("digits_losses", row, command="python -m experiments.rows.digits_losses")
     print(json.dumps(row["emma_minus_gloro_cross_entropy"], indent=1))
 
 

@@ -14,13 +14,13 @@ import argparse
 import dataclasses
 import itertools
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gloro_jax as gj
+from experiments.rows import save
 from experiments.rows.digits_losses import paired
 from gloro_jax.data import Augmentation, Dataset, Split
 from gloro_jax.models import ChordLiResNet
@@ -31,7 +31,6 @@ CLASSES = (2, 5, 10)
 SEEDS = (0, 1)
 EPSILON = 36 / 255
 EPOCHS_TIMES_CLASSES = 40  # the same number of steps for all
-RESULTS = Path(__file__).parent.parent / "results"
 
 
 def model(classes: int) -> ChordLiResNet:
@@ -115,9 +114,7 @@ def main() -> None:
         }
     row["model"] = gj.models.as_plain(model(10))
     row["training"] = dataclasses.asdict(training("emma", 10, 0))
-    row["commit"] = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
-    row["command"] = "python -m experiments.rows.emma_classes"
-    (RESULTS / "emma_classes.json").write_text(json.dumps(row, indent=1) + "\n")
+    save("emma_classes", row, command="python -m experiments.rows.emma_classes")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 
 import gloro_jax as gj
+from experiments.rows import save
 from gloro_jax.data import Augmentation, Dataset, Split
 from gloro_jax.models import ChordLiResNet, LiResNet
 
@@ -30,7 +30,6 @@ MODELS = {
 COMPUTE = ("float32", "bfloat16")
 SEEDS = (0, 1, 2, 3)
 IMAGES, EPSILON = 10_000, 36 / 255
-RESULTS = Path(__file__).parent.parent / "results"
 
 
 def part_of(data: Dataset) -> Dataset:
@@ -85,10 +84,8 @@ def main() -> None:
         "collapsed": sum(row["is_collapsed"] for row in rows),
         "images": IMAGES,
         "device": str(jax.devices()[0].device_kind),
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "command": "python -m experiments.rows.stability",
     }
-    (RESULTS / "stability.json").write_text(json.dumps(found, indent=1) + "\n")
+    save("stability", found, command="python -m experiments.rows.stability")
 
 
 if __name__ == "__main__":

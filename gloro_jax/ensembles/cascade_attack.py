@@ -16,6 +16,7 @@ import numpy as np
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.ensembles.cascade import Cascade
+from gloro_jax.evaluation.attacks import lengths, project, random_start
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon, pair_constants
 from gloro_jax.plain import brief, number
@@ -110,9 +111,9 @@ def attack_cascade(
     for restart in range(restarts):
         for stage in range(len(members)):
             key, own = jax.random.split(key)
-            scale = 0.0 if restart == 0 else 1.0
+            at_random = own if restart else None
             found = np.asarray(
-                _climb(members, clean, goals, radius, own, scale, stage=stage, steps=steps)
+                _climb(members, clean, goals, radius, at_random, stage=stage, steps=steps)
             )
             news = cascade.predict(found, epsilon=epsilon)
             axes = tuple(range(1, clean.ndim))
@@ -127,28 +128,24 @@ def attack_cascade(
 
 
 def _climb(
-    members: Any, clean: Any, goals: Any, epsilon: Any, key: Any, scale: Any, *, stage: int,
-    steps: int,
-) -> Any:  # fmt: skip
-    x = _start(clean, epsilon, key, scale)
+    members: Any, clean: Any, goals: Any, epsilon: Any, key: Any, *, stage: int, steps: int
+) -> Any:
+    """Ascends from the images, or from random points around them where a key is given."""
+    reach = jnp.full(len(clean), epsilon * (1 - 1e-4))
+    x = clean if key is None else random_start(clean, reach, key)
     for step in range(steps):  # XLA:CPU differentiates convolutions in its own loops far slower
-        x = _ascend(members, x, clean, goals, epsilon, 1 - step / steps, stage=stage)
+        x = _ascend(members, x, clean, goals, epsilon, reach, 1 - step / steps, stage=stage)
     return x
 
 
-@jit
-def _start(clean: Any, epsilon: Any, key: Any, scale: Any) -> Any:
-    noise = jax.random.normal(key, clean.shape)
-    return _project(clean + scale * epsilon * noise / _lengths(noise), clean, epsilon)
-
-
 def _ascend(
-    members: Any, x: Any, clean: Any, goals: Any, epsilon: Any, pace: Any, *, stage: int
+    members: Any, x: Any, clean: Any, goals: Any, epsilon: Any, reach: Any, pace: Any, *, stage: int
 ) -> Any:
     """One normalised gradient step of a quarter of the radius times `pace`, then projection."""
     gradient = jax.grad(lambda v: jnp.sum(_gain(members, v, goals, epsilon, stage)))(x)
-    stride = 0.25 * epsilon * pace
-    return _project(x + stride * gradient / _lengths(gradient), clean, epsilon)
+    length = lengths(gradient)
+    stride = 0.25 * epsilon * pace / jnp.where(length > 0, length, 1.0)
+    return project(x + stride[:, None, None, None] * gradient, clean, reach)
 
 
 _ascend = jit(_ascend, static_argnames=("stage",))
@@ -176,14 +173,3 @@ def _radius_of(logits: Any, index: Any) -> Any:
     lead = jnp.take_along_axis(logits.values, index[:, None], axis=-1) - logits.values
     own = jax.nn.one_hot(index, logits.values.shape[-1], dtype=bool)
     return jnp.min(jnp.where(own, jnp.inf, lead / constants), axis=-1)
-
-
-def _project(x: Any, clean: Any, epsilon: Any) -> Any:
-    delta = x - clean
-    shrink = jnp.minimum(1.0, epsilon * (1 - 1e-4) / _lengths(delta))
-    return jnp.clip(clean + shrink * delta, 0.0, 1.0)
-
-
-def _lengths(x: Any) -> Any:
-    axes = tuple(range(1, x.ndim))
-    return jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=axes, keepdims=True), 1e-30))

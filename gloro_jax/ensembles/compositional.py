@@ -179,8 +179,7 @@ class Compositional:
 
     def _gated(self, x: Any, epsilon: Any) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.gate, EntropyGate):
-            is_open = self.gate.is_open(self.certified, x)
-            return is_open, self.gate.radius(self.certified, x)
+            return self.gate.decision(self.certified, x)
         found = certify(self.gate, x, epsilon=epsilon)
         return np.asarray(found.prediction) == 1, np.asarray(found.radius, np.float64)
 

@@ -37,14 +37,16 @@ class EntropyGate:
 
     def is_open(self, certified: FrozenNet, x: Any) -> np.ndarray:
         """Whether the certified network answers, (n,)."""
-        values, _ = _scores(certified, x)
-        low, high = entropy_bounds(values, np.zeros((values.shape[1],) * 2))
-        return (low + high) / 2 <= self.threshold
+        return self._opens(_scores(certified, x)[0])
 
     def radius(self, certified: FrozenNet, x: Any) -> np.ndarray:
         """The l2 radius within which that does not change, (n,), by bisection, rounded down."""
+        return self.decision(certified, x)[1]
+
+    def decision(self, certified: FrozenNet, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        """`is_open` and `radius`, from one forward pass."""
         values, constants = _scores(certified, x)
-        is_open = self.is_open(certified, x)
+        is_open = self._opens(values)
 
         def holds(radius: np.ndarray) -> np.ndarray:
             low, high = entropy_bounds(values, radius[:, None, None] * constants)
@@ -59,7 +61,11 @@ class EntropyGate:
             is_held = holds(middle)
             below, above = np.where(is_held, middle, below), np.where(is_held, above, middle)
         is_finite = np.isfinite(values).all(axis=1) & holds(np.zeros(len(values)))
-        return np.where(is_finite, below, 0.0)
+        return is_open, np.where(is_finite, below, 0.0)
+
+    def _opens(self, values: np.ndarray) -> np.ndarray:
+        low, high = entropy_bounds(values, np.zeros((values.shape[1],) * 2))
+        return (low + high) / 2 <= self.threshold
 
 
 def entropy_bounds(values: np.ndarray, lifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

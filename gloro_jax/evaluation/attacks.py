@@ -166,7 +166,7 @@ def _attack_batch(
     for restart in range(restarts):
         key, step_key = jax.random.split(key)
         for target in nearest[: min(targets, int((~inside).sum(axis=-1).max()))]:
-            x = clean if restart == 0 else _random_start(clean, _reach(limit, best[0]), step_key)
+            x = clean if restart == 0 else random_start(clean, _reach(limit, best[0]), step_key)
             for step in range(steps):
                 reach = _reach(limit, best[0])
                 x, *news = _ascend(frozen, x, clean, reach, inside, target, 1 - step / steps)
@@ -236,9 +236,9 @@ def _ascend(
     # A clipped pixel cannot move further out: leave it out of the direction.
     stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
     gradient = jnp.where(stuck, 0.0, gradient)
-    length = _lengths(gradient)
+    length = lengths(gradient)
     stride = 0.25 * pace * reach / jnp.where(length > 0, length, 1.0)
-    moved = _project(x + stride[:, None, None, None] * gradient, clean, reach)
+    moved = project(x + stride[:, None, None, None] * gradient, clean, reach)
     logits = frozen.apply(moved)
     return moved, logits.prediction, _is_changed(logits.values, inside)
 
@@ -251,19 +251,21 @@ def _is_changed(values: Array, inside: Array) -> Array:
 
 
 @jit
-def _random_start(clean: Array, reach: Array, key: Any) -> Array:
+def random_start(clean: Array, reach: Array, key: Any) -> Array:
+    """A point at a random direction, as far as `reach` (n,) and [0, 1] let it."""
     noise = jax.random.normal(key, clean.shape)
-    scale = reach / jnp.maximum(_lengths(noise), 1e-12)
-    return _project(clean + scale[:, None, None, None] * noise, clean, reach)
+    scale = reach / jnp.maximum(lengths(noise), 1e-12)
+    return project(clean + scale[:, None, None, None] * noise, clean, reach)
 
 
-def _project(x: Array, clean: Array, reach: Array) -> Array:
+def project(x: Array, clean: Array, reach: Array) -> Array:
     """Onto the ball, then onto [0, 1]: the second never leaves the ball, since `clean` is in it."""
     delta = x - clean
-    length = _lengths(delta)
+    length = lengths(delta)
     shrink = jnp.where(length > reach, reach / jnp.where(length > 0, length, 1.0), 1.0)
     return jnp.clip(clean + shrink[:, None, None, None] * delta, 0.0, 1.0)
 
 
-def _lengths(x: Array) -> Array:
+def lengths(x: Array) -> Array:
+    """The l2 norm of each image, (n,)."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3)))

@@ -87,9 +87,8 @@ def is_verified(
     An estimate while training; of upper bounds, `certify` rounds against us and this does not.
     """
     if guarantee is None:
-        is_above = jnp.max(scores(logits), axis=-1) > bottom_logit(
-            logits, epsilon=epsilon, guarantee=None
-        )
+        bottom = margins.bottom_logit(logits, epsilon=epsilon)
+        is_above = jnp.max(scores(logits), axis=-1) > bottom
         return is_above & (logits.prediction == labels)
     margin, top = _margins(logits, epsilon, guarantee)
     k = jnp.where(margin > 0, counted(margin), 0).max(axis=-1)

@@ -105,7 +105,8 @@ def forward_flops(net: gj.GloroNet, image: tuple[int, ...]) -> float:
     many = jax.ShapeDtypeStruct((64, *image), jnp.float32)
     one = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     # What does not grow with the batch, the norms, drops out of the difference.
-    counts = [jax.jit(forward).lower(variables, x).cost_analysis() for x in (many, one)]
+    with jax.default_device(jax.devices("cpu")[0]):  # other backends count nothing before compiling
+        counts = [jax.jit(forward).lower(variables, x).cost_analysis() for x in (many, one)]
     return (float(counts[0]["flops"]) - float(counts[1]["flops"])) / 63
 
 

@@ -60,6 +60,7 @@ def look_at(
             f"{k}/255": report.certified_accuracy([k / 255])[0] for k in (36, 72, 108)
         },
         "minutes": summary["seconds"] / 60,
+        "device": ", ".join(sorted(set(summary["devices"]))),
         "jax": summary["jax"],
         "count": report.count,
         "clean": report.clean_accuracy,

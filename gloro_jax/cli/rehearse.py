@@ -1,5 +1,6 @@
 """train --dry-run: what a training takes, before it is paid for."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,12 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gloro_jax.data import open_data
+from gloro_jax.models import ModelConfig
 from gloro_jax.recipes import Recipe
 from gloro_jax.training import rehearsal
 
+_MOST_PARTS = 64  # microbatches that are tried where the step does not fit
 
-def rehearse(options: Any, recipe: Recipe) -> int:
-    """Compiles the step and prints what it takes; 1 if it does not fit."""
+
+def rehearse(options: Any, recipe: Recipe, model: ModelConfig) -> int:
+    """Compiles the step and prints what it takes; 1 if it does not fit, and what would."""
     if options.topology and options.devices is not None:
         raise ValueError("--topology names its devices: leave --devices out.")
     shape, examples = recipe.input_shape, recipe.examples
@@ -20,7 +24,7 @@ def rehearse(options: Any, recipe: Recipe) -> int:
         opened = open_data(options.data)
         shape, examples = opened.input_shape, len(opened.train)
     task = rehearsal.task_of(
-        options.model,
+        model,
         options.training,
         input_shape=shape,
         examples=examples,
@@ -29,15 +33,36 @@ def rehearse(options: Any, recipe: Recipe) -> int:
     )
     where = options.topology or f"{task.devices} virtual CPU devices"
     console = Console(highlight=False, soft_wrap=True)
-    Console(stderr=True, highlight=False).print(
-        f"Compiling the training step for {where}; large networks take minutes ..."
-    )
+    told = Console(stderr=True, highlight=False)
+    told.print(f"Compiling the training step for {where}; large networks take minutes ...")
     found = rehearsal.rehearse(task)
     console.print(_table(task, found, where))
-    if found.error:
-        console.print(_too_large(task, found))
-        return 1
-    return 0
+    if found.fits:
+        return 0
+    console.print(_too_large(found))
+    for parts in _finer(task, found):
+        told.print(f"Trying --microbatches {parts} ...")
+        training = dataclasses.replace(task.training, microbatches=parts)
+        finer = dataclasses.replace(task, training=training)
+        if (found := rehearsal.rehearse(finer)).fits:
+            console.print(_table(finer, found, f"{where} with --microbatches {parts}"))
+            console.print(
+                f"It fits with [bold]--microbatches {parts}[/]: the same batch, in parts."
+            )
+            return 1
+    smaller = math.ceil(task.training.batch_size / 2 / found.devices) * found.devices
+    console.print(
+        f"No number of microbatches that was tried fits. Try more devices, --compute bfloat16, or "
+        f"--batch-size {smaller}."
+    )
+    return 1
+
+
+def _finer(task: rehearsal.Task, found: rehearsal.Found) -> list[int]:
+    """Microbatches to try, each twice the one before."""
+    batch, parts = task.training.batch_size, task.training.microbatches
+    doubled = [parts << i for i in range(1, _MOST_PARTS.bit_length())]
+    return [n for n in doubled if n <= _MOST_PARTS and batch % (n * found.devices) == 0]
 
 
 def _table(task: rehearsal.Task, found: rehearsal.Found, where: str) -> Table:
@@ -72,16 +97,12 @@ def _table(task: rehearsal.Task, found: rehearsal.Found, where: str) -> Table:
     return table
 
 
-def _too_large(task: rehearsal.Task, found: rehearsal.Found) -> str:
+def _too_large(found: rehearsal.Found) -> str:
     first = next((line for line in found.error.splitlines() if line.strip()), "")
-    now = task.training.microbatches
-    wider = [n for n in (2 * now, 4 * now) if task.training.batch_size % (n * found.devices) == 0]
-    cure = f" Try --microbatches {wider[0]}" if wider else " Try more devices"
-    smaller = math.ceil(task.training.batch_size / 2 / found.devices) * found.devices
-    return (
-        f"[bold red]It does not fit:[/] {first[:300]}{cure}, --compute bfloat16, or a batch of "
-        f"{smaller}."
-    )
+    if not first:
+        total, chip = _gib(found.arguments + found.temporaries), _gib(found.chip_bytes)
+        first = f"{total} on a chip that has {chip}."
+    return f"[bold red]It does not fit:[/] {first[:300]}"
 
 
 def _gib(size: int) -> str:

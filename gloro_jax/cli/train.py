@@ -86,8 +86,13 @@ def train(words: list[str]) -> int:
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     name = known(words[0], RECIPES, what="recipe")
     options = parse(_options(name), f"train {name}", _with_folder(words[1:]))
+    if options.init_from is not None and any(word.startswith("--model.") for word in words):
+        raise ValueError(
+            f"--init-from trains the network of {options.init_from}, so the model options do not "
+            "apply: leave them out."
+        )
     if options.dry_run:
-        return rehearse(options, RECIPES[name]())
+        return rehearse(options, RECIPES[name](), _network(options))
     if options.topology or options.devices is not None:
         raise ValueError("--topology and --devices go with --dry-run.")
     processes.join(
@@ -104,11 +109,6 @@ def train(words: list[str]) -> int:
     directory = str(options.data_dir) if options.data_dir else None
     seed = RECIPES[name]().data.seed
     data = DataConfig(source, options.validation, seed, directory, options.image_size)
-    if options.init_from is not None and any(word.startswith("--model.") for word in words):
-        raise ValueError(
-            f"--init-from trains the network of {options.init_from}, so the model options do not "
-            "apply: leave them out."
-        )
     model, initial = _start(options)
     opened = open_data(data)
     if initial is None and not _gives_classes(words):
@@ -134,15 +134,21 @@ def _start(options: Any) -> tuple[ModelConfig, Any]:
         there = runs.read_config(options.run)
         if there.get("initial") and there.get("model"):  # its checkpoint holds all it needs
             return from_plain_model(there["model"]), None
+    initial = None if options.init_from is None else runs.load_variables(options.init_from)
+    return _network(options), initial
+
+
+def _network(options: Any) -> ModelConfig:
+    """The network of the options, or of the run to start from."""
     if options.init_from is None:
-        return options.model, None
+        return options.model
     stored = runs.read_config(options.init_from).get("model")
     if stored is None:
         raise ValueError(
             f"{options.init_from} holds a network of one's own, which the command line cannot "
             "build: use gj.training.fit(net, ..., initial=gj.runs.load_variables(run))."
         )
-    return from_plain_model(stored), runs.load_variables(options.init_from)
+    return from_plain_model(stored)
 
 
 def _options(name: str) -> Any:

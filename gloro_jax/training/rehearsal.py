@@ -9,6 +9,7 @@ standard input, and what was found as JSON on the last line of standard output.
 
 import dataclasses
 import json
+import math
 import os
 import re
 import subprocess
@@ -91,6 +92,12 @@ class Found:
     collectives: dict[str, int]
     seconds: float
     error: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step compiled, into the memory that a chip is known to have."""
+        is_within = self.arguments + self.temporaries <= (self.chip_bytes or math.inf)
+        return not self.error and is_within
 
 
 def rehearse(task: Task) -> Found:

@@ -6,8 +6,10 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax.cli import main
-from gloro_jax.models import ChordLiResNet, LiResNet
-from gloro_jax.training.rehearsal import rehearse, task_of
+from gloro_jax.models import ChordLiResNet, LiResNet, as_plain
+from gloro_jax.runs.folder import write_config
+from gloro_jax.training import rehearsal
+from gloro_jax.training.rehearsal import Found, Task, rehearse, task_of
 
 CONFIG = gj.training.TrainConfig(epsilon=0.1, epochs=2, batch_size=64)
 SMALL = LiResNet(depth=2, width=16, dense_features=32)
@@ -60,3 +62,63 @@ def test_the_devices_of_a_rehearsal_go_with_it(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits", "--run", "unmade", "--devices", "2"])
     assert "go with --dry-run" in capsys.readouterr().err
+
+
+class Chip:
+    """Rehearsals on a chip that holds so many images at once, without compiling."""
+
+    def __init__(self, images: int) -> None:
+        self.images, self.tried = images, []
+
+    def __call__(self, task: Task) -> Found:
+        config = task.training
+        at_once = config.batch_size // (task.devices * config.microbatches)
+        self.tried.append(config.microbatches)
+        error = "" if at_once <= 4 * self.images else "RESOURCE_EXHAUSTED: too many images"
+        return Found(
+            devices=task.devices, kind="v5e", parameters=1, flops_per_image=1.0, arguments=0,
+            temporaries=2 * at_once, chip_bytes=int(2 * self.images), peak_flops=1.0, collectives={},
+            seconds=0.0, error=error,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("images", "tried", "message"),
+    [
+        (64, [1], ""),
+        (16, [1, 2, 4], "It fits with --microbatches 4"),
+        (9, [1, 2, 4, 8], "It fits with --microbatches 8"),
+        (1, [1, 2, 4, 8, 16, 32, 64], "It fits with --microbatches 64"),
+        (0.5, [1, 2, 4, 8, 16, 32, 64], "No number of microbatches that was tried fits"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_tried_in_finer_parts(
+    images, tried, message, capsys, monkeypatch
+):
+    chip = Chip(images)
+    monkeypatch.setattr(rehearsal, "rehearse", chip)
+    words = ["digits", "--dry-run", "--batch-size", "64", "--topology", "v5e:1x1"]
+    with pytest.raises(SystemExit, match="1" if message else "0"):
+        main(["train", *words])
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert chip.tried == tried
+
+
+def test_a_rehearsal_takes_the_network_of_the_run_to_start_from(tmp_path, monkeypatch):
+    seen = []
+
+    def note(task: Task) -> Found:
+        seen.append(task.model)
+        return Chip(10**9)(task)
+
+    monkeypatch.setattr(rehearsal, "rehearse", note)
+    model = dataclasses.replace(SMALL, width=40)
+    config = {"model": as_plain(model), "training": {}, "data": {}}
+    (tmp_path / "run").mkdir()
+    write_config(tmp_path / "run", config)
+    start = ["--init-from", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "digits", "--dry-run", *start])
+    assert seen == [as_plain(model)]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "digits", "--dry-run", *start, "--model.width", "8"])

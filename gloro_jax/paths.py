@@ -1,16 +1,62 @@
-"""Paths of this machine's files: what people write for one, checked before anything is written."""
+"""Paths that people write, checked before anything is written: of this machine, or of a bucket."""
 
 import contextlib
 import errno
+import functools
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
+Place = Path | epath.Path  # of this machine, or in a bucket
+
 # Storage layers below take these for a pattern, and write to one place and read from another.
 _PATTERN = re.compile(r"\[.*\]|\\|:/")
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+")
+# Buckets that run folders may be in, and the package that reaches each.
+_BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+
+def place(path: str | os.PathLike[str]) -> Place:
+    """A path on this machine or in a bucket: gs://bucket/runs/1, s3:// and az:// likewise.
+
+    Raises:
+        ValueError: if the bucket cannot be reached, or as `local` does.
+    """
+    text = os.fspath(path)
+    found = _SCHEME.match(text)
+    if not found or found[1] not in _BUCKETS:
+        return local(text)
+    whole = f"{found[1]}://{text[found.end() :]}"  # pathlib makes one slash of two
+    _reach(whole)
+    return epath.Path(whole)
+
+
+def is_in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether `place` would look for it in a bucket."""
+    found = _SCHEME.match(os.fspath(path))
+    return bool(found) and found[1] in _BUCKETS
+
+
+@functools.cache
+def _reach(path: str) -> None:
+    """Looks once whether there is something; what is there does not matter."""
+    kind = path.partition(":")[0]
+    try:
+        epath.Path(path).exists()
+    except ImportError:
+        raise ValueError(
+            f"{path} is in a bucket, which takes a package that is not installed: pip install "
+            f"{_BUCKETS[kind]}. Or mount the bucket, and give the path of the mount."
+        ) from None
+    except Exception as error:  # of that package: credentials, the network, permissions
+        raise ValueError(
+            f"{path} cannot be reached: {type(error).__name__}: {error}. Check the name of the "
+            "bucket and the credentials of this machine."
+        ) from error
 
 
 def local(path: str | os.PathLike[str]) -> Path:
@@ -23,8 +69,9 @@ def local(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if _SCHEME.match(text):
         raise ValueError(
-            f"{text} names storage elsewhere, and files are read and written on this machine only. "
-            "Copy it here, or mount the bucket and give the path of the mount."
+            f"{text} names storage elsewhere, and this is read and written on this machine only; "
+            "run folders alone may lie in a bucket (gs://, s3://, az://). Copy it here, or mount "
+            "the bucket and give the path of the mount."
         )
     try:
         return Path(text).expanduser()
@@ -35,15 +82,15 @@ def local(path: str | os.PathLike[str]) -> Path:
         ) from None
 
 
-def storable(path: str | os.PathLike[str]) -> Path:
-    """As `local`, for a folder that checkpoints can be read back from.
+def storable(path: str | os.PathLike[str]) -> Place:
+    """As `place`, for a folder that checkpoints can be read back from.
 
     Raises:
         ValueError: if a character of the whole path would be read as a pattern.
     """
-    folder = local(path)
-    whole = folder.absolute()
-    if strange := _PATTERN.search(whole.relative_to(whole.anchor).as_posix()):
+    folder = place(path)
+    whole = folder.absolute() if isinstance(folder, Path) else folder
+    if strange := _PATTERN.search(_SCHEME.sub("", whole.as_posix().removeprefix(whole.anchor))):
         raise ValueError(
             f"{whole} holds {strange[0]}, which the storage of checkpoints reads as a pattern or "
             "an address: what is saved there could not be read again. Choose a folder without."
@@ -52,12 +99,15 @@ def storable(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, busy: str) -> Iterator[None]:
-    """Keeps others out of a folder; the lock ends with the process.
+def locked(folder: Place, *, busy: str) -> Iterator[None]:
+    """Keeps others out of a folder; the lock ends with the process. Buckets have no locks.
 
     Raises:
         FileExistsError: with the message `busy`, if another process holds it.
     """
+    if not isinstance(folder, Path):
+        yield
+        return
     with (folder / "lock").open("w") as file:
         try:
             import fcntl

@@ -61,7 +61,7 @@ class ExportOptions:
 
 def import_torch(words: list[str]) -> int:
     """`gloro-jax import-torch`."""
-    options: ImportOptions = parse(ImportOptions, "import-torch", words)
+    options: ImportOptions = parse(ImportOptions, "import-torch", words, places=("out",))
     frozen = torch_import.import_torch(
         options.file,
         out=options.out,

@@ -38,7 +38,7 @@ class ReportOptions(Selection):
 
 def report(words: list[str]) -> int:
     """`gloro-jax report`."""
-    options: ReportOptions = parse(ReportOptions, "report", words)
+    options: ReportOptions = parse(ReportOptions, "report", words, places=("out",))
     if not options.runs:
         raise ValueError("report takes one or more run folders: gloro-jax report RUN...")
     if options.examples < 1:

@@ -17,6 +17,7 @@ from gloro_jax.data import DataConfig, Dataset, open_data
 from gloro_jax.data.npz import is_npz
 from gloro_jax.evaluation.tables import add_attack_rows, norms, settings, summary
 from gloro_jax.models import ModelConfig, from_plain_model
+from gloro_jax.paths import place
 from gloro_jax.plain import in_words
 from gloro_jax.recipes import RECIPES
 from gloro_jax.training import Session, TrainConfig, TrainResult, fit, processes
@@ -130,7 +131,7 @@ def _gives_classes(words: list[str]) -> bool:
 
 def _start(options: Any) -> tuple[ModelConfig, Any]:
     """The network to train, and the weights to start from."""
-    if options.resume and (options.run / "config.json").is_file():
+    if options.resume and (place(options.run) / "config.json").is_file():
         there = runs.read_config(options.run)
         if there.get("initial") and there.get("model"):  # its checkpoint holds all it needs
             return from_plain_model(there["model"]), None
@@ -212,7 +213,7 @@ def _fit(
     config = {"model": model, "data": data.origin or DataConfig(data.name), "training": training}
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
     result = fit(model, data, training, run=run, session=session, initial=initial)
-    report, name = result.validation, escape(str(run))
+    report, name = result.validation, escape(str(result.run))
     following = f"gloro-jax certify {name}"
     if training.is_verified:
         size = f"--norm {training.norm} --radius {in_words(training.epsilon)}"

@@ -1,7 +1,6 @@
 """views: average the features of a trained run over views of each image."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from gloro_jax.evaluation.tables import summary
 from gloro_jax.freezing import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.models import as_plain, from_plain_model
+from gloro_jax.paths import place
 from gloro_jax.version import __version__
 
 
@@ -46,7 +46,7 @@ class ViewsOptions:
 
 def views(words: list[str]) -> int:
     """`gloro-jax views`."""
-    options: ViewsOptions = parse(ViewsOptions, "views", words)
+    options: ViewsOptions = parse(ViewsOptions, "views", words, places=("out",))
     runs.check_new(options.out)
     config = runs.read_config(options.run, sections=("data", "training"))
     if config.get("model") is None:
@@ -80,7 +80,7 @@ def views(words: list[str]) -> int:
 
 def _present(run: Path) -> list[Any]:
     """The checkpoints of which a run has what training moved; "best" must be among them."""
-    last = run / "weights" / "last.variables.safetensors"
+    last = place(run) / "weights" / "last.variables.safetensors"
     return ["best", *(["last"] if last.is_file() else [])]
 
 
@@ -96,8 +96,8 @@ def _write(
     for checkpoint, (learnt, net) in frozen.items():
         runs.save_variables(folder, checkpoint, learnt)
         runs.save_frozen(folder, checkpoint, net)
-    if (log := options.run / "metrics.jsonl").is_file():
-        shutil.copy(log, folder / log.name)
+    if (log := place(options.run) / "metrics.jsonl").is_file():
+        runs.write_atomically(folder / log.name, log.read_bytes())
     told = {"clean": validation.clean_accuracy, "vra": validation.vra}
     runs.write_summary(folder, {**runs.read_summary(options.run), "validation": told})
     about = {"run": options.run.name, "views": config["model"].get("views", [])}

@@ -8,10 +8,11 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from gloro_jax.paths import local
+from gloro_jax.paths import is_in_bucket, local
 from gloro_jax.plain import in_words, number
 
 _REGISTRY = ConstructorRegistry()
+_RUNS = ("run", "init_from")  # options that may name a bucket
 
 
 @_REGISTRY.primitive_rule
@@ -34,15 +35,25 @@ def _typed(value: float) -> str:
     return words if number(words) == value else str(value)
 
 
-def parse(options: Any, command: str, words: list[str]) -> Any:
+def parse(options: Any, command: str, words: list[str], *, places: tuple[str, ...] = ()) -> Any:
     """The options dataclass filled from the words after `gloro-jax command`.
 
+    Args:
+        options: the dataclass.
+        command: its name.
+        words: what was typed after it.
+        places: options beside the usual ones that may name a bucket.
+
     Raises:
-        ValueError: if a path among them is none of this machine's.
+        ValueError: if a path among them is none of this machine's, runs in buckets apart.
     """
     found = tyro.cli(options, prog=f"gloro-jax {command}", args=words, registry=_REGISTRY)
     values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    paths = {name: local(value) for name, value in values.items() if isinstance(value, Path)}
+    paths = {
+        name: local(value)
+        for name, value in values.items()
+        if isinstance(value, Path) and not (name in (*_RUNS, *places) and is_in_bucket(value))
+    }
     return dataclasses.replace(found, **paths)
 
 

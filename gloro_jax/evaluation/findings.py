@@ -1,6 +1,7 @@
 """All that a report says about one run, computed from its folder and its data."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gloro_jax.evaluation.attacks import AttackReport, attack
 from gloro_jax.evaluation.tightness import Tightness, tightness
 from gloro_jax.evaluation.vra import Report, verified_robust_accuracy
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.paths import place
 from gloro_jax.plain import brief
 
 
@@ -79,7 +81,7 @@ class Findings:
 
 
 def look_at(
-    run: Path,
+    run: str | os.PathLike[str],
     frozen: FrozenNet,
     split: Split,
     *,
@@ -101,6 +103,7 @@ def look_at(
         steps: of the attack, per target class.
         on_progress: called with the number of images attacked since the last call.
     """
+    folder = place(run)
     report = verified_robust_accuracy(frozen, [(split.images, split.labels)], epsilon=epsilon)
     chosen = _draw(len(split), examples)
     seen = split.images[chosen]
@@ -110,10 +113,10 @@ def look_at(
     found = attack(frozen, seen, radii=reach, steps=steps, restarts=1, on_progress=on_progress)
     lower = lower_norms(frozen)
     return Findings(
-        name=run.resolve().name,
-        config=runs.read_config(run),
-        summary=runs.read_summary(run),
-        history=runs.read_metrics(run),
+        name=(folder.resolve() if isinstance(folder, Path) else folder).name,
+        config=runs.read_config(folder),
+        summary=runs.read_summary(folder),
+        history=runs.read_metrics(folder),
         frozen=frozen,
         report=report,
         source=source,

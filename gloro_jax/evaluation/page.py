@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from gloro_jax.data.dataset import Split
 from gloro_jax.evaluation import figures
 from gloro_jax.evaluation.findings import Findings, look_at
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.paths import local
+from gloro_jax.paths import place
 from gloro_jax.plain import flat, number
 from gloro_jax.version import __version__
 
@@ -50,7 +49,7 @@ def report(
         FileNotFoundError: if this is no run folder.
         ValueError: if images do not fit the network, or a number is out of range.
     """
-    folder = local(run)
+    folder = place(run)
     if examples < 1:
         raise ValueError(f"examples is at least 1, got {examples}.")
     config = runs.read_config(folder, sections=("data", "training"))
@@ -65,13 +64,13 @@ def report(
         steps=steps,
         on_progress=on_progress,
     )
-    write_page([found], folder / "report.html" if out is None else local(out))
+    write_page([found], folder / "report.html" if out is None else out)
     return found
 
 
-def write_page(findings: Sequence[Findings], out: Path) -> None:
+def write_page(findings: Sequence[Findings], out: str | os.PathLike[str]) -> None:
     """Writes the page whole or not at all."""
-    runs.write_atomically(out, render(findings).encode())
+    runs.write_atomically(place(out), render(findings).encode())
 
 
 def render(findings: Sequence[Findings]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gloro_jax.models import ModelConfig, as_plain, from_plain_model, is_known
-from gloro_jax.paths import local, storable
+from gloro_jax.paths import Place, place, storable
 from gloro_jax.plain import flat
 
 _PLACES = ("source", "directory")
@@ -30,7 +30,7 @@ _LATER = {
 }
 
 
-def create(run: str | os.PathLike[str]) -> Path:
+def create(run: str | os.PathLike[str]) -> Place:
     """Makes a new run folder.
 
     Raises:
@@ -44,7 +44,7 @@ def create(run: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def check_new(run: str | os.PathLike[str]) -> Path:
+def check_new(run: str | os.PathLike[str]) -> Place:
     """The folder, or an error; nothing is written.
 
     Raises:
@@ -59,7 +59,7 @@ def check_new(run: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _taken(folder: Path) -> FileExistsError:
+def _taken(folder: Place) -> FileExistsError:
     return FileExistsError(
         f"{folder} exists and is not empty. Runs are never overwritten: choose another folder, or "
         "go on with a training that began there with --resume (from Python, "
@@ -69,12 +69,12 @@ def _taken(folder: Path) -> FileExistsError:
 
 def is_unborn(run: str | os.PathLike[str]) -> bool:
     """Whether a folder is all that a run leaves that died while it was being created."""
-    folder = local(run)
+    folder = place(run)
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {"none"}
     return left <= {"weights", "config.json.partial"} and not any(folder.glob("weights/*"))
 
 
-def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
+def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Place:
     """The folder of a run that was begun with this very config, to go on with it.
 
     Raises:
@@ -94,7 +94,7 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Path:
             + "\nGive the same options. To train its weights on with others, choose a new folder: "
             f"--run NEW --init-from {run} (from Python, initial=gj.runs.load_variables(run))."
         )
-    return local(run)
+    return place(run)
 
 
 def identity(run: str | os.PathLike[str]) -> str:
@@ -107,11 +107,11 @@ def unfinished(run: str | os.PathLike[str]) -> str:
     """In words, how far a training came that has not ended; empty if it has, or there was none."""
     config = read_config(run)
     epochs = config["training"].get("epochs") if isinstance(config.get("training"), dict) else None
-    if epochs is None or (local(run) / "summary.json").is_file():
+    if epochs is None or (place(run) / "summary.json").is_file():
         return ""
     done = len(read_metrics(run))
     return (
-        f"The training of {local(run)} has not ended: {done} of {epochs} epochs are done. These "
+        f"The training of {place(run)} has not ended: {done} of {epochs} epochs are done. These "
         "are its weights so far; gloro-jax train ... --resume goes on."
     )
 
@@ -125,17 +125,17 @@ def check_model(model: ModelConfig) -> None:
         )
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
+def write_config(folder: Place, config: dict[str, Any]) -> None:
     """Writes config.json, whole or not at all."""
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+def write_summary(folder: Place, summary: dict[str, Any]) -> None:
     """Writes summary.json, whole or not at all."""
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
 
 
-def set_aside(folder: Path, checkpoints: list[int]) -> Path:
+def set_aside(folder: Place, checkpoints: list[int]) -> Place:
     """Moves what came after an earlier checkpoint out of the way, and says where.
 
     That is: the later checkpoints, the frozen weights, metrics.jsonl and summary.json, which would
@@ -148,13 +148,20 @@ def set_aside(folder: Path, checkpoints: list[int]) -> Path:
     names += [f"checkpoints/{step}" for step in checkpoints]
     for name in names:
         if (folder / name).exists():
-            shutil.move(folder / name, target / name)  # checkpoints may lie on another file system
+            _move(folder / name, target / name)
     return target
+
+
+def _move(source: Place, target: Place) -> None:
+    if isinstance(source, Path):
+        shutil.move(source, target)  # checkpoints may lie on another file system
+    else:
+        source.rename(target)
 
 
 def read_summary(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads summary.json; empty where the run has not finished."""
-    path = local(run) / "summary.json"
+    path = place(run) / "summary.json"
     return _read_object(path) if path.is_file() else {}
 
 
@@ -169,7 +176,7 @@ def read_config(run: str | os.PathLike[str], *, sections: tuple[str, ...] = ()) 
         FileNotFoundError: if this is no run folder.
         ValueError: if the file is not a JSON object, or lacks a section.
     """
-    path = local(run) / "config.json"
+    path = place(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} is no run folder: it has no config.json. `gloro-jax train` makes one."
@@ -187,7 +194,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: if another line is damaged.
     """
-    path = local(run) / "metrics.jsonl"
+    path = place(run) / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
     try:
         rows = [json.loads(line) for line in lines[:-1]]
@@ -199,7 +206,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Place) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -231,8 +238,11 @@ def _is_as_before(name: str, value: Any) -> bool:
     return name in _LATER and _LATER[name] == plain
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Place, content: bytes) -> None:
     """Writes a file whole or not at all."""
+    if not isinstance(path, Path):  # a bucket shows objects when they are whole
+        path.write_bytes(content)
+        return
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)

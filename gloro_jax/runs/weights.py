@@ -1,10 +1,13 @@
 """The weights of a run: frozen ones under a digest, and those that training moved."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import tempfile
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +20,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import DIGEST_VERSION, named_leaves
 from gloro_jax.models import from_plain_model
-from gloro_jax.paths import local
+from gloro_jax.paths import Place, place
 from gloro_jax.runs.folder import read_config, write_atomically
 
 Checkpoint = Literal["best", "last"]
@@ -29,7 +32,7 @@ _FROZEN_FORMATS = ("1", "2")
 _logger = logging.getLogger(__name__)
 
 
-def save_frozen(folder: Path, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
+def save_frozen(folder: Place, checkpoint: Checkpoint, frozen: FrozenNet) -> None:
     """Writes a frozen network's weights, norms and digest, whole or not at all."""
     _save(_weights(folder, checkpoint), frozen_content(frozen))
 
@@ -45,7 +48,7 @@ def frozen_content(frozen: FrozenNet) -> bytes:
     return _content(arrays, metadata)
 
 
-def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None:
+def save_variables(folder: Place, checkpoint: Checkpoint, variables: Any) -> None:
     """Writes what a training may start from: "params", and "centering" where there is any."""
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(variables)}
     metadata = {"format": _FORMAT, "sha256": variables_digest(arrays)}
@@ -53,7 +56,7 @@ def save_variables(folder: Path, checkpoint: Checkpoint, variables: Any) -> None
     _save(_weights(folder, checkpoint, what=".variables"), content)
 
 
-def _save(path: Path, content: bytes) -> None:
+def _save(path: Place, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True)  # weights/ may have been moved away
     write_atomically(path, content)
 
@@ -78,7 +81,7 @@ def load_variables(
         FileNotFoundError: if the run holds none; runs made before version 0.1 do not.
         ValueError: if the file is damaged.
     """
-    path = _weights(local(run), checkpoint, what=".variables")
+    path = _weights(place(run), checkpoint, what=".variables")
     arrays, metadata = _read_arrays(path, formats=(_FORMAT,))
     if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")
@@ -108,7 +111,7 @@ def load(
         FileNotFoundError: if the folder or the checkpoint is not there.
         ValueError: if a file is damaged, belongs to another network, or does not match its digest.
     """
-    path = _weights(local(run), checkpoint)
+    path = _weights(place(run), checkpoint)
     model = read_config(run).get("model")
     if net is not None:
         built = net
@@ -116,7 +119,7 @@ def load(
         built = from_plain_model(model).build()
     else:
         raise ValueError(
-            f"{local(run)} was trained with a network of your own, which only Python can build: "
+            f"{place(run)} was trained with a network of your own, which only Python can build: "
             "gj.load(run, net=...), then gj.evaluation, gj.certificates.write and gj.export.write "
             "(docs/your-own-data.md)."
         )
@@ -143,7 +146,7 @@ def load(
 
 
 def _read_arrays(
-    path: Path, *, formats: tuple[str, ...] = _FROZEN_FORMATS
+    path: Place, *, formats: tuple[str, ...] = _FROZEN_FORMATS
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(
@@ -151,7 +154,7 @@ def _read_arrays(
             "interrupted goes on with the same gloro-jax train command and --resume."
         )
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with _here(path) as here, safetensors.safe_open(here, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
@@ -164,6 +167,18 @@ def _read_arrays(
     return arrays, metadata
 
 
+@contextlib.contextmanager
+def _here(path: Place) -> Iterator[Path]:
+    """The file itself, or a copy on this machine of one in a bucket."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
 def variables_digest(variables: Any) -> str:
     """SHA-256 over every array with its name, in hexadecimal; a tree, or one level of names."""
     sha = hashlib.sha256()
@@ -173,7 +188,7 @@ def variables_digest(variables: Any) -> str:
     return sha.hexdigest()
 
 
-def _weights(folder: Path, checkpoint: Checkpoint, *, what: str = "") -> Path:
+def _weights(folder: Place, checkpoint: Checkpoint, *, what: str = "") -> Place:
     if checkpoint not in typing.get_args(Checkpoint):
         raise ValueError(f"checkpoint is 'best' or 'last', got {checkpoint!r}.")
     return folder / "weights" / f"{checkpoint}{what}.safetensors"

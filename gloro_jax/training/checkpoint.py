@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gloro_jax.paths import Place
 from gloro_jax.training.storage import Manners
 
 Arrays = dict[str, np.ndarray]
@@ -46,8 +47,10 @@ class Checkpoints:
         identity: of the run's config and data.
     """
 
-    def __init__(self, run: Path, *, identity: str = "") -> None:
-        self._folder, self._identity = (run / "checkpoints").resolve(), identity
+    def __init__(self, run: Place, *, identity: str = "") -> None:
+        folder = run / "checkpoints"
+        self._folder = folder.resolve() if isinstance(folder, Path) else folder
+        self._identity = identity
         # The arrays are equal at every process, and one writes them: no other waits for it here.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}

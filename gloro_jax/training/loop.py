@@ -14,7 +14,7 @@ from gloro_jax.data import Dataset
 from gloro_jax.freezing import check_freezable
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
-from gloro_jax.paths import local
+from gloro_jax.paths import is_in_bucket, place
 from gloro_jax.platforms import in_32_bits, one_blas_thread
 from gloro_jax.training import processes
 from gloro_jax.training.beginning import check, facts, plain_config, say_if_small
@@ -163,6 +163,12 @@ def _run(
         runs.check_model(net)
     built = net.build() if isinstance(net, ModelConfig) else net
     check(built, data, config)
+    folder = place(run)
+    if is_in_bucket(run) and (session.is_profiling or session.is_writing_tensorboard):
+        raise ValueError(
+            f"--profile and --tensorboard write files of this machine, and the run folder {folder} "
+            "is in a bucket: leave them out, or choose a run folder here."
+        )
     plain = plain_config(net, data, config)
     if optimizer is not None:
         plain["own_optimizer"] = described(optimizer)
@@ -175,7 +181,6 @@ def _run(
         check_freezable(built, trainer.learnt, input_shape=data.input_shape)
     if initial is not None:
         plain["initial"] = runs.variables_digest(trainer.learnt)
-    folder = local(run)
     with contextlib.ExitStack() as stack:
         processes.at_first(lambda: begin(folder, plain, session, stack))
         if processes.is_first():

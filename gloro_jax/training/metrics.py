@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gloro_jax.paths import Place
+from gloro_jax.runs.folder import write_atomically
+
 T = TypeVar("T")
 
 
@@ -83,12 +86,11 @@ class MetricsLog:
     """
 
     def __init__(
-        self, folder: Path, rows: list[dict[str, Any]], *, is_writing_tensorboard: bool
+        self, folder: Place, rows: list[dict[str, Any]], *, is_writing_tensorboard: bool
     ) -> None:
         self._path = folder / "metrics.jsonl"
-        partial = self._path.with_name("metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(self._path)
+        self._lines = [json.dumps(row) + "\n" for row in rows]
+        write_atomically(self._path, "".join(self._lines).encode())
         self._events: Any = None
         if is_writing_tensorboard:
             from tensorboardX import SummaryWriter
@@ -102,9 +104,13 @@ class MetricsLog:
         Raises:
             OSError: if the disk is full or read-only; the checkpoints stay as they are.
         """
+        self._lines.append(json.dumps(row) + "\n")
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            if isinstance(self._path, Path):
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(self._lines[-1])
+            else:  # objects of a bucket do not grow
+                write_atomically(self._path, "".join(self._lines).encode())
         except OSError as error:
             raise OSError(
                 f"{self._path} could not be written ({error}). Make room or mend the permissions, "

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 import jax
+
+from gloro_jax.paths import Place
 
 _WARM_UP, _RECORDED = 5, 10  # the first steps compile and would dwarf the others
 
@@ -13,7 +14,7 @@ _WARM_UP, _RECORDED = 5, 10  # the first steps compile and would dwarf the other
 class Profiler:
     """Records steps 6 to 15 of this sitting into RUN/profile; does nothing without a folder."""
 
-    def __init__(self, run: Path | None) -> None:
+    def __init__(self, run: Place | None) -> None:
         self._folder = run / "profile" if run else None
         self._seen, self._is_recording = 0, False
 

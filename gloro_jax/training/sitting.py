@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from gloro_jax.evaluation.tightness import layer_norms
 from gloro_jax.freezing import freeze
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
-from gloro_jax.paths import locked
+from gloro_jax.paths import Place, locked
 from gloro_jax.plain import brief
 from gloro_jax.training import processes
 from gloro_jax.training.checkpoint import Checkpoints
@@ -41,7 +40,7 @@ class TrainResult:
         seconds: wall time of training, all sittings together, compilation included.
     """
 
-    run: Path
+    run: Place
     frozen: FrozenNet
     best_epoch: int
     validation: Report
@@ -51,7 +50,7 @@ class TrainResult:
     __repr__ = brief
 
 
-def begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
+def begin(run: Place, plain: dict[str, Any], session: Session, stack: contextlib.ExitStack) -> None:
     """Makes or reopens the run folder, and keeps it for this process alone."""
     folder = _open_folder(run, plain, session)
     busy = f"Another process is training in {folder}. Wait for it, or choose another --run. "
@@ -59,7 +58,7 @@ def begin(run: Path, plain: dict[str, Any], session: Session, stack: contextlib.
     stack.enter_context(locked(folder, busy=busy))
 
 
-def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
+def _open_folder(run: Place, plain: dict[str, Any], session: Session) -> Place:
     if session.is_resuming and (run / "config.json").is_file():
         # The weights a run started from matter no more once it has a checkpoint.
         stored = runs.read_config(run).get("initial")
@@ -70,7 +69,7 @@ def _open_folder(run: Path, plain: dict[str, Any], session: Session) -> Path:
 
 
 def train(
-    trainer: Trainer, folder: Path, session: Session, net: GloroNet, data: Dataset
+    trainer: Trainer, folder: Place, session: Session, net: GloroNet, data: Dataset
 ) -> Iterator[dict[str, Any]]:
     """Trains from where the run stands to its end, and gives each epoch's row."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -103,7 +102,7 @@ def train(
 def _resume(
     trainer: Trainer,
     checkpoints: Checkpoints | None,
-    folder: Path,
+    folder: Place,
     session: Session,
     console: Console,
 ) -> None:
@@ -144,7 +143,7 @@ def _in_words(where: dict[str, Any]) -> str:
 
 
 def finish(
-    trainer: Trainer, folder: Path, net: GloroNet, data: Dataset, config: TrainConfig
+    trainer: Trainer, folder: Place, net: GloroNet, data: Dataset, config: TrainConfig
 ) -> TrainResult:
     """Freezes the best and the last weights, and writes the summary."""
     frozen = _freeze(net, folder, "best", trainer.best, data.input_shape)
@@ -176,7 +175,7 @@ def finish(
 
 def _freeze(
     net: GloroNet,
-    folder: Path,
+    folder: Place,
     checkpoint: runs.Checkpoint,
     learnt: Any,
     input_shape: tuple[int, ...],

@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from rich.console import Console
 from gloro_jax.data import Dataset, evaluation_batches, training_batches
 from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import named_leaves
+from gloro_jax.paths import Place
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training import manifold, processes
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot
@@ -157,7 +157,7 @@ class Trainer:
 
     def epochs(
         self,
-        folder: Path,
+        folder: Place,
         checkpoints: Checkpoints | None,
         log: MetricsLog | None,
         session: Session,

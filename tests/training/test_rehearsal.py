@@ -77,8 +77,8 @@ class Chip:
         error = "" if at_once <= 4 * self.images else "RESOURCE_EXHAUSTED: too many images"
         return Found(
             devices=task.devices, kind="v5e", parameters=1, flops_per_image=1.0, arguments=0,
-            temporaries=2 * at_once, chip_bytes=int(2 * self.images), peak_flops=1.0, collectives={},
-            seconds=0.0, error=error,
+            temporaries=2 * at_once, chip_bytes=int(2 * self.images), peak_flops=1.0,
+            collectives={}, seconds=0.0, error=error,
         )  # fmt: skip
 
 

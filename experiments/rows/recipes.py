@@ -120,11 +120,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     path = RESULTS / "recipes.json"
-    rows = json.loads(path.read_text()) if path.is_file() else {}
     for name in options.names:
         effort = {"attacked": options.attacked, "steps": options.steps}
         row = look_at(name, options.runs / name, has_file=options.file, **effort)
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+        rows = json.loads(path.read_text()) if path.is_file() else {}  # others may write it, too
         rows[name] = {"commit": commit, "paper": PAPER.get(name), **row}
         path.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
         print(name, json.dumps(row, indent=1), flush=True)

@@ -24,12 +24,12 @@ _LARGEST, _ALTOGETHER = 8e6, 30e6
 _KEPT = ("metrics.jsonl", "summary.json", "weights/best.safetensors")
 _TITLE = """# The zoo
 
-Networks trained by this library on two CPU cores, with guaranteed bounds. VRA is that of a
+Networks trained by this library, with guaranteed bounds. VRA is that of a
 certificate file over the test split, proved again by the checker. CIFAR-10 has 9,966 images here:
 34 of its 10,000 were at hand only as JPEG, and pixels that lost something are not certified.
 
-| name | data | epsilon | clean | VRA | images | parameters | views |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| name | data | epsilon | clean | VRA | images | parameters | views | trained on |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _END = """
 ```
@@ -90,6 +90,7 @@ def listed() -> str:
             f"{row['count']:,}",
             f"{row['parameters']:,}",
             " ".join(row["views"]) or "-",
+            "2 CPU cores" if (device := row.get("device", "cpu")) == "cpu" else device,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return _TITLE + "\n".join(lines) + "\n" + _END

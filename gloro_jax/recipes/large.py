@@ -40,9 +40,10 @@ _ON_IMAGENET = {"epochs": 400, "batch_size": 1024, "weight_decay": 0.0}
 
 
 def cifar100_liresnet_small() -> Recipe:
-    """CIFAR-100, l2 36/255, the small LiResNet of CIFAR-10; about two hours on 2 CPU cores.
+    """CIFAR-100, l2 36/255, small LiResNet: VRA 32.1, clean 48.3; about 2 h on 2 CPU cores.
 
-    The network of `cifar10_liresnet_small`; no paper reports it.
+    The network of `cifar10_liresnet_small`, two minutes on one H200; no paper reports it. 19.0 at
+    72/255, 10.4 at 108/255.
     """
     small = cifar10_liresnet_small()
     model = dataclasses.replace(small.model, num_classes=100)

@@ -81,8 +81,8 @@ def recipes(rows: dict[str, Any]) -> list[str]:
         "",
         "On 2 CPU cores unless said otherwise. ± is 1.96 standard errors over test images; seeds "
         "are not in it. The paper (Leino et al. 2021) certifies with power iteration. CIFAR-10: "
-        "9,966 test images (docs/data.md). The attack aims at every other class, inside certified radii and at "
-        "epsilon.",
+        "9,966 test images (docs/data.md). The attack aims at every other class, inside certified "
+        "radii and at epsilon.",
         "",
         "| recipe | images attacked, steps per class | certificates refuted | "
         "tightness, at least | lowest estimate / guaranteed norm | commit |",

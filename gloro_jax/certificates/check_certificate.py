@@ -330,6 +330,9 @@ class Network:
         for n, k, s, (low, high) in axes:
             fits = whole(n, 1) + whole(low, 0) + whole(high, 0) >= whole(k, 1) and whole(s, 1)
             require(fits, f"a window of {k} does not fit an image of {n} with padding {low, high}")
+            # Windows of nothing else say nothing, and a short file could ask for a day of them.
+            is_lean = max(low, high) < k + s
+            require(is_lean, f"padding {low, high} holds whole windows of {k} at stride {s}")
 
     def lipschitz(self, steps):
         """K from the norms: along a chain they multiply, over branches they add."""

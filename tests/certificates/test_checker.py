@@ -136,3 +136,20 @@ def test_a_shift_of_a_whole_image_leaves_zeros():
     step = {"op": "channel_shift", "count": 1, "is_circular": False}
     values, _ = network(step).run([step], np.ones((1, 1, 2, 5)), np.zeros(1))
     assert values[0, 0].tolist() == [[0, 0, 1, 0, 1], [0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(("low", "high", "is_read"), [(4, 0, True), (0, 4, True), (5, 0, False)])
+def test_windows_of_padding_alone_are_refused(low, high, is_read):
+    # A window of 3 at stride 2: the first window sees the image with 4 zeros before it.
+    step = pool("average_pool", (3, 3), (2, 2), pads=((low, high), (1, 1)))
+    if is_read:
+        network(step)
+    else:
+        with pytest.raises(checker.Refused, match="holds whole windows of 3 at stride 2"):
+            network(step)
+
+
+def test_a_short_file_cannot_ask_for_a_large_image():
+    step = pool("max_pool", (2, 2), (1, 1), pads=((0, 0), (10**6, 10**6)))
+    with pytest.raises(checker.Refused, match="whole windows"):
+        network(step)

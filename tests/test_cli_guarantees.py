@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gloro_jax as gj
 from tests.test_cli import run
 
 ZOO = Path(__file__).parent.parent / "experiments" / "zoo" / "digits"
@@ -64,6 +65,20 @@ def test_a_run_trained_for_sets_is_certified_by_sets(capsys, tmp_path):
     code, said, _ = run(capsys, "certify", folder, "--guarantee", "strict")
     assert code == 0
     assert "guarantee │" not in said
+    page, brief = tmp_path / "both.html", ("--examples", "2", "--steps", "2")
+    assert run(capsys, "report", str(ZOO), folder, "--out", str(page), *brief)[0] == 0
+    text = page.read_text()
+    report = gj.evaluation.verified_robust_accuracy(
+        gj.load(folder),
+        [(gj.data.digits().test.images, gj.data.digits().test.labels)],
+        epsilon=config["training"]["epsilon"],
+        guarantee=gj.guarantees.TopK(2),
+    )
+    row = text[text.index("VRA under that guarantee") :][:200]
+    assert "as above" in row
+    assert f"{100 * report.vra:.2f} %" in row
+    assert run(capsys, "report", str(ZOO), "--out", str(page), *brief)[0] == 0
+    assert "under that guarantee" not in page.read_text()
 
 
 @pytest.mark.parametrize("kind", ["voting", "soft", "cascade"])

@@ -99,6 +99,7 @@ def render(findings: Sequence[Findings]) -> str:
         training=Markup(figures.training_curves(findings)) if was_trained else "",
         schedules=Markup(figures.schedules(findings)) if was_trained else "",
         is_alarm=any(one.is_alarm for one in findings),
+        is_relaxed=any(one.relaxed is not None for one in findings),
     )
 
 
@@ -112,6 +113,8 @@ def _described(one: Findings) -> dict[str, Any]:
         "clean": report.clean_accuracy,
         "vra": report.vra,
         "interval": _error(report.vra, report.count),
+        "rejection_rate": report.rejection_rate,
+        "relaxed": one.relaxed,
         "attacked": attacked,
         "certified_attacked": float((report.is_correct & report.is_certified)[one.chosen].mean()),
         "withstood": float(one.accuracy_under_attack([report.epsilon])[0]),

@@ -30,7 +30,13 @@ COMPILED_QUICKLY = {
     "test_forgeries", "test_layers",
     "test_losses", "test_norms", "test_orthogonal", "test_runs", "test_torch_import",
     "test_incomplete", "test_complete", "test_hostile", "test_rules", "test_smoothing",
+    "test_liresnet", "test_maps", "test_program", "test_views", "ensembles", "repair",
 }  # fmt: skip
+SLOW = tuple(
+    line
+    for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
 # Files that take longest go first, so that no worker is left with one at the end.
 LONG = ("test_resume", "test_cli", "test_fit", "test_published", "test_hunt", "test_certificates")
 
@@ -48,6 +54,10 @@ def is_compiled_quickly(path):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
     def rank(item):
         place = LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
         return not is_compiled_quickly(item.path), place

@@ -56,3 +56,13 @@ def test_importing_the_package_is_light_and_starts_no_backend():
         name for name in ("tensorflow", "sklearn", "tyro", "safetensors") if name in out.stdout
     }
     assert not loaded
+
+
+def test_what_is_left_to_test_all_is_there():
+    lines = Path(__file__).with_name("slow.txt").read_text().splitlines()
+    names = [line for line in lines if line and not line.startswith("#")]
+    assert len(set(names)) == len(names)
+    for name in names:
+        file, _, rest = name.partition("::")
+        test = rest.partition("[")[0]
+        assert f"def {test}(" in (Path(__file__).parent.parent / file).read_text(), name

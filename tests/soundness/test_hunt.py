@@ -1,14 +1,17 @@
 """Hostile cases by the thousand, no false certificate; and the hunts would have seen one."""
 
+import pytest
+
 from tests.soundness import api_hunting
 from tests.soundness.hunting import hunt
 
 
-def test_two_thousand_hostile_cases_hold_no_false_certificate():
-    found = hunt(2000, seed=0)
+@pytest.mark.parametrize("cases", [800, pytest.param(4000, marks=pytest.mark.slow)])
+def test_hostile_cases_hold_no_false_certificate(cases):
+    found = hunt(cases, seed=0)
     assert found.false == []
-    assert found.cases == 2000
-    assert found.certified > 1500
+    assert found.cases == cases
+    assert found.certified > 0.75 * cases
     # The attack comes as near as a millionth to the edge of what is certified.
     assert 0 < found.nearest < 3e-6
 

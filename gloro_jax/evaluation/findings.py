@@ -109,10 +109,6 @@ def look_at(
     folder = place(run)
     config, held = runs.read_config(folder), [(split.images, split.labels)]
     report = verified_robust_accuracy(frozen, held, epsilon=epsilon)
-    wanted = guarantees.parse(config.get("training", {}).get("guarantee", "strict"))
-    relaxed = None
-    if wanted is not None:
-        relaxed = verified_robust_accuracy(frozen, held, epsilon=epsilon, guarantee=wanted)
     chosen = _draw(len(split), examples)
     seen = split.images[chosen]
     attacked = Split(seen, split.labels[chosen])
@@ -135,8 +131,16 @@ def look_at(
         tightness=tightness(frozen, split.images if isinstance(split.images, np.ndarray) else seen),
         lower_norms={path: float(np.max(norms)) for path, norms in lower.items()},
         norm_alarm=norm_alarm(frozen, lower),
-        relaxed=relaxed,
+        relaxed=_relaxed(frozen, held, epsilon, config),
     )
+
+
+def _relaxed(frozen: FrozenNet, held: Any, epsilon: float, config: dict[str, Any]) -> Report | None:
+    """Certificates under the guarantee that a run was trained for, unless that is the strict one."""
+    wanted = guarantees.parse(config.get("training", {}).get("guarantee", "strict"))
+    if wanted is None:
+        return None
+    return verified_robust_accuracy(frozen, held, epsilon=epsilon, guarantee=wanted)
 
 
 def sample(split: Split, count: int | None) -> Split:

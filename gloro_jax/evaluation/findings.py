@@ -136,7 +136,7 @@ def look_at(
 
 
 def _relaxed(frozen: FrozenNet, held: Any, epsilon: float, config: dict[str, Any]) -> Report | None:
-    """Certificates under the guarantee that a run was trained for, unless that is the strict one."""
+    """Certificates under the guarantee that a run was trained for, unless it is the strict one."""
     wanted = guarantees.parse(config.get("training", {}).get("guarantee", "strict"))
     if wanted is None:
         return None

@@ -16,6 +16,7 @@ from gloro_jax.recipes.large import tiny_imagenet_8c2f as tiny_imagenet_8c2f
 from gloro_jax.recipes.large import tiny_imagenet_chord as tiny_imagenet_chord
 from gloro_jax.recipes.large import tiny_imagenet_liresnet as tiny_imagenet_liresnet
 from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
+from gloro_jax.recipes.mnist import fashion_liresnet_small as fashion_liresnet_small
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
 from gloro_jax.recipes.mnist import mnist_4c3f as mnist_4c3f
 from gloro_jax.recipes.mnist import mnist_crown_ibp as mnist_crown_ibp
@@ -33,6 +34,7 @@ RECIPES = {
         mnist_ibp,
         mnist_crown_ibp,
         fashion_2c2f,
+        fashion_liresnet_small,
         cifar10_6c2f,
         cifar10_liresnet_small,
         cifar10_liresnet_small_108,

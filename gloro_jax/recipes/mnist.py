@@ -90,3 +90,15 @@ def fashion_2c2f() -> Recipe:
     return Recipe(
         DataConfig("fashion_mnist", validation=_HELD_OUT), gloro_2c2f(), training, *_IMAGES
     )
+
+
+def fashion_liresnet_small() -> Recipe:
+    """Fashion-MNIST, l2 0.3, small LiResNet over an image and its mirror; 20 min on 2 CPU cores.
+
+    Hu, Leino, Wang, Fredrikson, A Recipe for Improved Certifiable Robustness, ICLR 2024, at 0.9
+    million parameters; no figure to compare with.
+    """
+    recipe = mnist_liresnet_small()
+    model = dataclasses.replace(recipe.model, views=("identity", "mirror"))
+    training = dataclasses.replace(recipe.training, augmentation=Augmentation(is_flipping=True))
+    return Recipe(DataConfig("fashion_mnist", validation=_HELD_OUT), model, training, *_IMAGES)

@@ -55,14 +55,15 @@ def set_certificate(logits: GloroLogits, guarantee: Guarantee, *, epsilon: Any) 
     leads = margins.leads_down(logits, top)
     m, count = leads.shape[-1], top.shape[-1] * leads.shape[-1]
     are_bounds = margins.is_sane(logits, constants.reshape((*top.shape[:-1], count)))
-    is_candidate = guarantee.admits(top, m) & are_bounds[..., None]
+    is_candidate, inside = guarantee.admits(top, m) & are_bounds[..., None], _inside(top, m)
     slacks = margins.pair_slacks(leads, constants, epsilon=epsilon)
-    slack = jnp.where(is_candidate, _least(slacks, top), -jnp.inf)
+    slack = jnp.where(is_candidate, _least(slacks, inside), -jnp.inf)
     radii = margins.pair_radii(leads, constants)
-    radius = jnp.where(is_candidate, _least(radii, top), 0.0)
-    k = _chosen(slack, radius) + 1
-    slack, radius = (_at(numbers, k - 1) for numbers in (slack, radius))
-    return SetCertificate(_classes(top, k, m), k, radius, slack > 0, slack)
+    radius = jnp.where(is_candidate, _least(radii, inside), 0.0)
+    last = _chosen(slack, radius)
+    slack, radius = (_at(numbers, last) for numbers in (slack, radius))
+    classes = jnp.take_along_axis(inside, last[..., None, None], axis=-2)[..., 0, :]
+    return SetCertificate(classes, last + 1, radius, slack > 0, slack)
 
 
 def bottom_logit(
@@ -101,7 +102,9 @@ def _margins(logits: GloroLogits, epsilon: Any, guarantee: Guarantee) -> tuple[A
     own = jnp.take_along_axis(logits.values, top, axis=-1)[..., None]
     lifted = logits.values[..., None, :] + pair_constants(logits, top) * as_epsilon(epsilon)
     is_candidate = guarantee.admits(top, lifted.shape[-1])
-    return jnp.where(is_candidate, _least(own - lifted, top), -jnp.inf), top
+    return jnp.where(
+        is_candidate, _least(own - lifted, _inside(top, lifted.shape[-1])), -jnp.inf
+    ), top
 
 
 def _highest(logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = False) -> Array:
@@ -111,25 +114,16 @@ def _highest(logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = F
     return jax.lax.top_k(jax.lax.stop_gradient(logits.values), guarantee.largest(m))[1]
 
 
-def _least(pairs: Array, top: Array) -> Array:
+def _inside(top: Array, m: int) -> Array:
+    """For each k, whether each class is among the k highest, (..., k, m)."""
+    is_it = jax.nn.one_hot(top, m, dtype=jnp.int8)
+    return jax.lax.cummax(is_it, axis=is_it.ndim - 2) > 0
+
+
+def _least(pairs: Array, inside: Array) -> Array:
     """For each k, the least entry of `pairs` (..., l, m) over the k highest and classes outside."""
-    m, found = pairs.shape[-1], []
-    lowest = jnp.full_like(pairs[..., 0, :], jnp.inf)
-    inside = jnp.zeros(lowest.shape, bool)
-    for place in range(top.shape[-1]):
-        lowest = jnp.minimum(lowest, pairs[..., place, :])
-        inside |= jax.nn.one_hot(top[..., place], m, dtype=bool)
-        found.append(jnp.min(jnp.where(inside, jnp.inf, lowest), axis=-1))
-    return jnp.stack(found, axis=-1)
-
-
-def _classes(top: Array, k: Array, m: int) -> Array:
-    """Whether each class is among the first k, (..., m)."""
-    inside = jnp.zeros((*k.shape, m), bool)
-    for place in range(top.shape[-1]):
-        own = jax.nn.one_hot(top[..., place], m, dtype=bool)
-        inside |= own & (place < k)[..., None]
-    return inside
+    lowest = jax.lax.cummin(pairs, axis=pairs.ndim - 2)
+    return jnp.min(jnp.where(inside, jnp.inf, lowest), axis=-1)
 
 
 def _chosen(slack: Array, radius: Array) -> Array:

@@ -32,9 +32,9 @@ COMPILED_QUICKLY = {
     "test_incomplete", "test_complete", "test_hostile", "test_rules", "test_smoothing",
     "test_liresnet", "test_maps", "test_program", "test_views", "ensembles", "repair",
 }  # fmt: skip
-SLOW = tuple(
+MORE = tuple(
     line
-    for line in (TESTS / "slow.txt").read_text(encoding="utf-8").splitlines()
+    for line in (TESTS / "more.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith("#")
 )
 # Files that take longest go first, so that no worker is left with one at the end.
@@ -55,8 +55,8 @@ def is_compiled_quickly(path):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.nodeid.startswith(SLOW):
-            item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(MORE):
+            item.add_marker(pytest.mark.more)
 
     def rank(item):
         place = LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)

@@ -14,7 +14,7 @@ Place = Path | epath.Path  # of this machine, or in a bucket
 
 # Storage layers below take these for a pattern, and write to one place and read from another.
 _PATTERN = re.compile(r"\[.*\]|\\|:/")
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+")
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(?:/+|$)")
 # Buckets that run folders may be in, and the package that reaches each.
 _BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
@@ -30,7 +30,10 @@ def place(path: str | os.PathLike[str]) -> Place:
     found = _SCHEME.match(text)
     if not found or found[1] not in _BUCKETS:
         return local(text)
-    whole = f"{found[1]}://{text[found.end() :]}"  # pathlib makes one slash of two
+    inside = text[found.end() :]  # pathlib makes one slash of two
+    if not inside.partition("/")[0]:
+        raise ValueError(f"{text} names no bucket: {found[1]}://BUCKET/FOLDER.")
+    whole = f"{found[1]}://{inside}"
     _reach(whole)
     return epath.Path(whole)
 

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import threadpoolctl
 from jax.core import Tracer
 
@@ -144,6 +145,11 @@ def is_tracing(*trees: Any) -> bool:
     """Whether we are inside a JAX transformation, or one of `trees` holds a traced value."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
     return traced or isinstance(jnp.zeros(()), Tracer)
+
+
+def on_host(array: Any) -> Any:
+    """An array of JAX as one of NumPy; others as they are."""
+    return np.asarray(array) if isinstance(array, jax.Array) else array
 
 
 def is_on_host(x: Any) -> bool:

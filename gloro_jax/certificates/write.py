@@ -32,7 +32,7 @@ from gloro_jax.guarantees import Guarantee, check_guarantee
 from gloro_jax.network import weights
 from gloro_jax.paths import local
 from gloro_jax.plain import exact
-from gloro_jax.platforms import jit
+from gloro_jax.platforms import jit, on_host
 from gloro_jax.version import __version__
 
 _FAR_OFF = 1e-4
@@ -75,8 +75,8 @@ class Written:
 
 def write(
     frozen: FrozenNet,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
     *,
     epsilon: int | float | str | Fraction,
     out: str | os.PathLike[str],
@@ -110,13 +110,14 @@ def write(
             refuted from below, or the float32 network disagrees with the network in the file.
     """
     path, exact = local(out), as_fraction(epsilon)
-    _check(path, frozen, images, labels, guarantee)
+    pixels, goals = on_host(images), on_host(labels)
+    _check(path, frozen, pixels, goals, guarantee)
     network, header, arrays = _network(frozen, on_progress)
     claims = functools.partial(
         claim_points, network, epsilon=checker.rounded_up(exact), guarantee=guarantee
     )
-    points = _points(network, claims, frozen, images, labels, on_progress)
-    arrays |= points | {"inputs": np.ascontiguousarray(images)}
+    points = _points(network, claims, frozen, pixels, goals, on_progress)
+    arrays |= points | {"inputs": np.ascontiguousarray(pixels)}
     header |= {
         "epsilon": {"numerator": exact.numerator, "denominator": exact.denominator},
         "guarantee": {"kind": "strict"} if guarantee is None else guarantee.plain(),
@@ -173,6 +174,11 @@ def _check(
     labels: np.ndarray,
     guarantee: Guarantee | None,
 ) -> None:
+    if not isinstance(frozen, FrozenNet):
+        raise TypeError(
+            f"A certificate file is about one FrozenNet, got {type(frozen).__name__}; an ensemble "
+            "has none of its own."
+        )
     if guarantee is not None:
         check_guarantee(guarantee, frozen.net.num_classes)
     if path.exists():

@@ -12,7 +12,7 @@ from rich.markup import escape
 from gloro_jax import certificates
 from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.opened import Opened, Selection, certified, open_run, with_guarantee
-from gloro_jax.cli.words import parse
+from gloro_jax.cli.words import check_new_file, parse
 from gloro_jax.evaluation.tables import norms, summary
 from gloro_jax.plain import in_words
 
@@ -44,10 +44,8 @@ class CertifyOptions(Selection):
 def certify(words: list[str]) -> int:
     """`gloro-jax certify`."""
     options: CertifyOptions = parse(CertifyOptions, "certify", words)
-    if options.out is not None and options.out.exists():
-        raise FileExistsError(f"--out takes a new file, and {options.out} exists.")
-    if options.save is not None and (options.save.suffix != ".npz" or options.save.exists()):
-        raise ValueError(f"--save takes a new file that ends in .npz, got {options.save}.")
+    check_new_file(options.out, "--out")
+    check_new_file(options.save, "--save", ends=".npz")
     opened = with_guarantee(open_run(options.run, options), options.run, options.guarantee)
     report = certified(opened)
     console = Console(highlight=False)

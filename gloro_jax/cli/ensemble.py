@@ -14,6 +14,7 @@ from gloro_jax import ensembles, runs
 from gloro_jax.cli.opened import Opened, Selection, data_config, open_run
 from gloro_jax.cli.words import parse
 from gloro_jax.data.sources import open_data
+from gloro_jax.ensembles.members import check_members
 from gloro_jax.evaluation import Report, verified_robust_accuracy
 from gloro_jax.evaluation.findings import sample
 from gloro_jax.frozen_net import FrozenNet
@@ -52,11 +53,14 @@ def ensemble(words: list[str]) -> int:
         raise ValueError("An ensemble has at least two members: gloro-jax ensemble RUN RUN ...")
     if options.learn_weights and (options.kind != "voting" or options.weights):
         raise ValueError("--learn-weights goes with --kind voting, without --weights.")
+    if options.weights and options.kind == "cascade":
+        raise ValueError("--weights go with --kind voting or soft: a cascade asks one by one.")
     if options.examples is not None and options.examples < 1:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     opened = open_run(options.run[0], options)
     rest = [runs.load(run, checkpoint=options.checkpoint) for run in options.run[1:]]
     members, names = [opened.frozen, *rest], [_class_names(run) for run in options.run]
+    check_members(members, what="the ensemble", names=[str(run) for run in options.run])
     known = names if all(names) else None
     weights = options.weights or None
     if options.learn_weights:

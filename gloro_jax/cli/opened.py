@@ -94,9 +94,7 @@ def with_guarantee(opened: Opened, run: Path, given: str | None) -> Opened:
     """With what the options, or else the run, say is to be certified."""
     config = runs.read_config(run, sections=("data", "training"))
     words = given or config["training"].get("guarantee") or "strict"
-    if Path(words).is_file():
-        words = "".join(Path(words).read_text(encoding="utf-8").split())
-    guarantee, names = guarantees.parse(words), list(config["data"].get("class_names") or ())
+    guarantee, names = _guarantee(words), list(config["data"].get("class_names") or ())
     if words == "cifar100-superclasses" and names != sorted(names):
         raise ValueError(
             f"cifar100-superclasses numbers the classes of CIFAR-100 in alphabetical order, and "
@@ -105,6 +103,18 @@ def with_guarantee(opened: Opened, run: Path, given: str | None) -> Opened:
     if guarantee is not None:
         guarantee.check(opened.frozen.net.num_classes)
     return opened._replace(guarantee=guarantee)
+
+
+def _guarantee(words: str) -> Guarantee | None:
+    """From words, or from a file that holds them."""
+    try:
+        if Path(words).is_file():
+            lines = Path(words).read_text(encoding="utf-8").splitlines()
+            words = "".join("".join(line.partition("#")[0].split()) for line in lines)
+        return guarantees.parse(words)
+    except (UnicodeDecodeError, ValueError) as error:
+        why = "it holds no text." if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ValueError(f"--guarantee is words, or a file that holds them: {why}") from None
 
 
 def say_if_unfinished(run: Path) -> None:

@@ -69,6 +69,7 @@ def _table(task: rehearsal.Task, found: rehearsal.Found, where: str) -> Table:
     batch, parts = task.training.batch_size, found.devices * task.training.microbatches
     table = Table(title=f"the training step on {where}", show_header=False)
     rows = {
+        "network": str(task.model["family"]),
         "parameters": f"{found.parameters:,}",
         "operations an image": f"{found.flops_per_image / 1e9:,.2f} GFLOP, forward and backward",
         "batch": f"{batch} over {found.devices} devices, {batch // parts} at once on each",

@@ -10,9 +10,10 @@ from rich.markup import escape
 
 from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.opened import Selection, open_run
-from gloro_jax.cli.words import parse
+from gloro_jax.cli.words import check_folder_of, parse
 from gloro_jax.evaluation.findings import Findings, look_at
 from gloro_jax.evaluation.page import write_page
+from gloro_jax.paths import is_in_bucket
 from gloro_jax.plain import in_words
 
 
@@ -45,6 +46,8 @@ def report(words: list[str]) -> int:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     default = options.runs[0] / "report.html" if len(options.runs) == 1 else Path("comparison.html")
     out = options.out or default
+    if options.out is not None and not is_in_bucket(out):
+        check_folder_of(out, "--out")
     with Bar() as bar:
         findings = [_look_at(run, options, bar) for run in options.runs]
     names = [str(run) for run in options.runs]

@@ -93,7 +93,7 @@ def train(words: list[str]) -> int:
             "apply: leave them out."
         )
     if options.dry_run:
-        return rehearse(options, RECIPES[name](), _network(options))
+        return rehearse(options, RECIPES[name](), _start(options)[0])
     if options.topology or options.devices is not None:
         raise ValueError("--topology and --devices go with --dry-run.")
     processes.join(

@@ -14,9 +14,10 @@ from rich.table import Table
 from gloro_jax import verifiers
 from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.opened import Opened, Selection, open_run
-from gloro_jax.cli.words import known, parse
+from gloro_jax.cli.words import check_new_file, known, parse
 from gloro_jax.data.batches import as_float
 from gloro_jax.evaluation.findings import sample
+from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.plain import in_words, number
 from gloro_jax.verifiers import Status, Verdicts, Verifier
 from gloro_jax.version import __version__
@@ -75,17 +76,22 @@ _METHODS = {
 def verify(words: list[str]) -> int:
     """`gloro-jax verify`."""
     options: VerifyOptions = parse(VerifyOptions, "verify", words)
-    if options.out is not None and (options.out.suffix != ".json" or options.out.exists()):
-        raise ValueError(f"--out takes a new file that ends in .json, got {options.out}.")
+    check_new_file(options.out, "--out", ends=".json")
     if options.examples < 1:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     if options.norm == "linf" and options.radius is None:
         raise ValueError("--radius says how large the linf ball is, 2/255 for example.")
-    names = [name.strip() for name in options.methods.split(",") if name.strip()]
+    names = [name.strip() for name in options.methods.split(",")]
     for name in names:
-        known(name, _METHODS, what="method")
+        known(name, _METHODS, what="method of --with")
+        if options.norm not in _METHODS[name].norms:
+            raise ValueError(
+                f"{name} verifies {' and '.join(_METHODS[name].norms)} balls, and --norm is "
+                f"{options.norm}: --norm linf --radius 2/255, for example."
+            )
     opened = open_run(options.run, options)
     radius = opened.epsilon if options.radius is None else number(options.radius)
+    check_reach(radius, opened.frozen.input_shape, norm=options.norm, what="--radius")
     methods = {name: _method(name, options, radius) for name in names}
     opened = opened._replace(split=sample(opened.split, options.examples))
     found = _verdicts(opened, methods, options, radius)

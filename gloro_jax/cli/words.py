@@ -57,6 +57,28 @@ def parse(options: Any, command: str, words: list[str], *, places: tuple[str, ..
     return dataclasses.replace(found, **paths)
 
 
+def check_new_file(path: Path | None, option: str, *, ends: str = "") -> None:
+    """Raises, before any work is done, unless a new file can be made there."""
+    if path is None:
+        return
+    if path.exists():
+        raise FileExistsError(f"{option} takes a new file, and {path} exists.")
+    if path.suffix != ends and ends:
+        raise ValueError(f"{option} takes a file that ends in {ends}, got {path}.")
+    check_folder_of(path, option)
+
+
+def check_folder_of(path: Path, option: str) -> None:
+    """Raises unless the folder of a file is there, and the file is no folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{option} takes a file, and {path} is a folder.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{option} {path}: there is no folder {path.parent}. Make it first: mkdir -p "
+            f"{path.parent}"
+        )
+
+
 def known(word: str, table: Any, *, what: str) -> str:
     """`word`, or a ValueError that names its neighbours in `table`."""
     if word in table:

@@ -20,7 +20,7 @@ from gloro_jax.evaluation.attacks import lengths, project, random_start
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon, pair_constants
 from gloro_jax.plain import brief, number
-from gloro_jax.platforms import in_32_bits, jit, random_key
+from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
 
 _INSIDE = 1 - 1e-5
 
@@ -73,8 +73,8 @@ class CascadeAttack:
 @in_32_bits
 def attack_cascade(
     cascade: Cascade,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
     *,
     epsilon: float | str,
     steps: int = 100,
@@ -98,6 +98,7 @@ def attack_cascade(
         TypeError: if images have the wrong type.
         ValueError: if images or labels do not fit, or a number is out of range.
     """
+    images, labels = on_host(images), on_host(labels)
     check_images(images)
     members = tuple(cascade.members)
     check_labels(labels, count=len(images), num_classes=members[0].net.num_classes)

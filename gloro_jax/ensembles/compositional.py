@@ -9,6 +9,7 @@ certified; if not, both.
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from gloro_jax.certification import certify
@@ -63,8 +64,14 @@ class Compositional:
     gate: FrozenNet | EntropyGate
 
     def __post_init__(self) -> None:
-        both = [self.certified, *([self.core] if isinstance(self.core, FrozenNet) else [])]
-        check_members(both, what="Compositional")
+        if not isinstance(self.certified, FrozenNet):
+            raise TypeError(
+                f"certified is the FrozenNet whose certificates count, got a "
+                f"{type(self.certified).__name__}: Compositional(core, certified, gate)."
+            )
+        if isinstance(self.core, FrozenNet):
+            names = ("the certified network", "the core")
+            check_members([self.certified, self.core], what="Compositional", names=names)
         if not callable(self.core):
             raise TypeError(
                 f"core is a FrozenNet or a function to scores, got {type(self.core).__name__}."
@@ -185,7 +192,11 @@ class Compositional:
 
 
 def gate_labels(
-    certified: FrozenNet, images: np.ndarray, labels: np.ndarray, *, epsilon: Any
+    certified: FrozenNet,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    *,
+    epsilon: Any,
 ) -> np.ndarray:
     """Labels (n,) for a gate: 1 where the certified network is right and certified, else 0."""
     report = verified_robust_accuracy(certified, [(images, labels)], epsilon=epsilon)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -50,7 +50,11 @@ def check_batch(x: Any, input_shape: tuple[int, ...], *, what: str) -> None:
 
 
 def check_members(
-    members: Sequence[Any], *, what: str, class_names: Sequence[Sequence[str]] | None = None
+    members: Sequence[Any],
+    *,
+    what: str,
+    class_names: Sequence[Sequence[str]] | None = None,
+    names: Sequence[str] | None = None,
 ) -> tuple[FrozenNet, ...]:
     """The members, or an error if they do not belong together.
 
@@ -58,11 +62,16 @@ def check_members(
         members: FrozenNets.
         what: the ensemble's name, for messages.
         class_names: those of each member, where they are known: classes must be numbered alike.
+        names: of the members, for messages; "member 0", "member 1" and so on unless given.
 
     Raises:
         TypeError: if a member is no FrozenNet.
         ValueError: if there is none, or they differ in image shape, classes, or order of classes.
     """
+    if isinstance(members, FrozenNet) or not isinstance(members, Iterable):
+        raise TypeError(
+            f"{what} takes a list of members, [one, another], got {type(members).__name__}."
+        )
     found = tuple(members)
     if not found:
         raise ValueError(f"{what} takes at least one member, and got none.")
@@ -72,23 +81,24 @@ def check_members(
                 f"Member {number} of {what} is a {type(member).__name__}, and members are "
                 "FrozenNets: gj.load(run), or gj.freeze(net, variables, input_shape=...)."
             )
-        _check_alike(found[0], member, number, what)
+        first, own = (f"member {i}" if names is None else names[i] for i in (0, number))
+        _check_alike(found[0], member, first=first, own=own, what=what)
     if class_names is not None:
         _check_names(class_names, len(found), found[0].net.num_classes, what)
     return found
 
 
-def _check_alike(first: FrozenNet, member: FrozenNet, number: int, what: str) -> None:
-    classes, own = first.net.num_classes, member.net.num_classes
-    if own != classes:
+def _check_alike(head: FrozenNet, member: FrozenNet, *, first: str, own: str, what: str) -> None:
+    subject, classes = f"{own[0].upper()}{own[1:]} of {what}", head.net.num_classes
+    if member.net.num_classes != classes:
         raise ValueError(
-            f"Member {number} of {what} has {own} classes, and member 0 has {classes}: they must "
+            f"{subject} has {member.net.num_classes} classes, and {first} has {classes}: they must "
             "answer one question."
         )
-    if member.input_shape != first.input_shape:
+    if member.input_shape != head.input_shape:
         raise ValueError(
-            f"Member {number} of {what} takes images {member.input_shape}, and member 0 "
-            f"{first.input_shape}: they must see the same image."
+            f"{subject} takes images {member.input_shape}, and {first} {head.input_shape}: they "
+            "must see the same image."
         )
 
 

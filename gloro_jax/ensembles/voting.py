@@ -28,6 +28,7 @@ from gloro_jax.ensembles.members import (
     check_weights,
 )
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import on_host
 
 _FAR = 1e5
 
@@ -133,8 +134,8 @@ def _sums(chosen: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def learn_weights(
     members: Sequence[FrozenNet],
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
     *,
     epsilon: Any,
     steps: int = 1000,
@@ -157,6 +158,7 @@ def learn_weights(
         ValueError: if labels do not fit, there is no image, or a number is out of range.
     """
     found, rows = check_members(members, what="learn_weights"), []
+    labels = on_host(labels)
     check_labels(labels, count=len(images), num_classes=found[0].net.num_classes)
     if not len(images) or steps < 1 or not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(

@@ -19,7 +19,7 @@ from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import pair_constants
 from gloro_jax.plain import brief
-from gloro_jax.platforms import in_32_bits, jit, random_key
+from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
 
 # Certificates hold for exact distances; float32 steps are measured again in float64 against this.
 _INSIDE = 1 - 1e-5
@@ -58,7 +58,7 @@ class AttackReport:
 @in_32_bits
 def attack(
     frozen: FrozenNet,
-    images: np.ndarray,
+    images: np.ndarray | jax.Array,
     *,
     radii: Any,
     sets: np.ndarray | None = None,
@@ -95,10 +95,8 @@ def attack(
         TypeError: if images have the wrong type.
         ValueError: if images do not fit the network, or a number is out of range.
     """
-    check_images(images)
-    counts = {"steps": steps, "restarts": restarts, "targets": targets, "batch_size": batch_size}
-    if min(counts.values()) < 1:
-        raise ValueError(f"{', '.join(counts)} are at least 1, got {[*counts.values()]}.")
+    check_images(images := on_host(images))
+    _check_counts(steps=steps, restarts=restarts, targets=targets, batch_size=batch_size)
     clean = np.asarray(frozen.check_images(as_float(images)))
     limit, batch_size = _limits(radii, images.shape), min(batch_size, len(images))
     found = (np.full(len(clean), np.inf), clean.copy(), _predictions(frozen, clean, batch_size))
@@ -122,6 +120,12 @@ def attack(
             whole[rows] = part[: len(rows)]
         on_progress(len(rows))
     return AttackReport(limit, *found)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is at least 1, got {count}.")
 
 
 def _sets(sets: np.ndarray | None, own: np.ndarray, m: int) -> np.ndarray:

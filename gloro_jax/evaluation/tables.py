@@ -9,6 +9,7 @@ from rich.table import Table
 from gloro_jax.evaluation.attacks import AttackReport
 from gloro_jax.evaluation.vra import Report
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.guarantees import Affinity
 from gloro_jax.plain import flat, in_words
 
 
@@ -44,6 +45,10 @@ def _add_set_rows(table: Table, report: Report) -> None:
         np.unique(report.k[report.is_certified], return_counts=True),
     )
     table.add_row("guarantee", escape(words if len(words) < 60 else words[:57] + "..."))
+    if isinstance(report.guarantee, Affinity) and report.sets is not None:
+        alone = report.guarantee.without(report.sets.shape[1])
+        if alone:  # of whose points none can be certified
+            table.add_row("classes in no set", ", ".join(map(str, alone)))
     found = ", ".join(f"{n} of {k}" for k, n in zip(sizes, counts, strict=True))
     table.add_row("certified sets", found or "none")
 

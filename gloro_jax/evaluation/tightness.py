@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import in_32_bits, jit, random_key
+from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
 
 # Differences of float32 logits across a shorter distance would be mostly rounding.
 _SHORTEST = 1e-2
@@ -51,7 +51,7 @@ class Tightness:
 @in_32_bits
 def tightness(
     frozen: FrozenNet,
-    images: np.ndarray,
+    images: np.ndarray | jax.Array,
     *,
     pairs: int = 64,
     steps: int = 500,
@@ -77,6 +77,7 @@ def tightness(
         TypeError: if images have the wrong type.
         ValueError: if images do not fit the network.
     """
+    images = on_host(images)
     check_images(images)
     rng = np.random.default_rng(seed)
     chosen = images[rng.choice(len(images), size=pairs, replace=len(images) < pairs)]

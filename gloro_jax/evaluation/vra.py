@@ -139,14 +139,16 @@ def _judged(frozen: Any, x: Any, epsilon: Any, guarantee: Guarantee | None) -> t
     return certificate.prediction, certificate
 
 
-def check_reach(epsilon: float, input_shape: tuple[int, ...]) -> None:
+def check_reach(
+    epsilon: float, input_shape: tuple[int, ...], *, norm: str = "l2", what: str = "epsilon"
+) -> None:
     """Raises a ValueError if every image in [0, 1] is nearer than epsilon to every other."""
-    diameter = math.sqrt(math.prod(input_shape))
+    diameter = math.sqrt(math.prod(input_shape)) if norm == "l2" else 1.0
     if epsilon >= diameter:
         raise ValueError(
-            f"epsilon is {epsilon:g}, and two images of shape {input_shape} with pixels in "
-            f"[0, 1] are never further apart than {diameter:.4g}: nothing but a constant could be "
-            "certified. Radii in steps of a pixel are divided by 255: 36/255."
+            f"{what} is {epsilon:g}, and two images of shape {input_shape} with pixels in "
+            f"[0, 1] are never further apart than {diameter:.4g} in {norm}: nothing but a constant "
+            "could be certified. Radii in steps of a pixel are divided by 255: 36/255."
         )
 
 

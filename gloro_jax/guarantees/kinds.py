@@ -99,7 +99,8 @@ class Affinity(Guarantee):
             numbers; they may overlap.
 
     Raises:
-        ValueError: if there is no set, a set is empty, or a class is no number from 0 on.
+        ValueError: if there is no set, a set is empty or names a class twice, or a class is no
+            number from 0 on.
     """
 
     sets: Any
@@ -127,12 +128,16 @@ class Affinity(Guarantee):
                     f"The affinity set {list(one)} names class {max(one)}, and the network has "
                     f"classes 0 to {num_classes - 1}."
                 )
-        alone = sorted(set(range(num_classes)).difference(*self.sets))
+        alone = self.without(num_classes)
         if is_covering and alone:
             raise ValueError(
                 f"Classes {alone[:10]} are in no affinity set, so that nothing could be certified "
                 f"of them, nor trained: give each a set of its own, [{alone[0]}]."
             )
+
+    def without(self, num_classes: int) -> list[int]:
+        """The classes that are in no set: points of theirs are never certified."""
+        return sorted(set(range(num_classes)).difference(*self.sets))
 
     def largest(self, num_classes: int) -> int:
         """The size of the largest set, below the number of classes."""
@@ -205,9 +210,11 @@ def check_guarantee(guarantee: Any, num_classes: int, *, is_covering: bool = Fal
 def _classes(one: Any) -> tuple[int, ...]:
     if isinstance(one, str) or not isinstance(one, Iterable):
         raise ValueError(f"An affinity set is a list of class numbers, [1, 2]; got {one!r}.")
-    found = sorted({_whole(value, least=0, what="A class") for value in one})
+    found = sorted(_whole(value, least=0, what="A class") for value in one)
     if not found:
         raise ValueError("An affinity set names at least one class, and one is empty.")
+    if len(set(found)) < len(found):
+        raise ValueError(f"The affinity set {found} names a class twice: is another one meant?")
     return tuple(found)
 
 

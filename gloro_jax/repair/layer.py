@@ -20,7 +20,7 @@ import numpy as np
 
 from gloro_jax.certification import Certificate, certify
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.margins import as_epsilon
+from gloro_jax.margins import GloroLogits, as_epsilon
 from gloro_jax.platforms import is_tracing, jit
 from gloro_jax.repair.orders import MOST_COMBINATIONS, Order, Pair, cycle_in, in_words
 from gloro_jax.repair.preconditions import Always, Precondition
@@ -107,6 +107,8 @@ class Repair:
         Raises:
             ValueError: if shapes do not fit.
         """
+        if isinstance(values, GloroLogits):
+            raise TypeError("Repair takes scores (n, m), got GloroLogits: give their .values.")
         values = jnp.asarray(values)
         if not jnp.issubdtype(values.dtype, jnp.floating):
             raise TypeError(f"Scores are floating-point numbers, got {values.dtype}.")

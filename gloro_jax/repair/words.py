@@ -60,11 +60,17 @@ class Property:
 
 
 def parse(text: str, *, num_classes: int) -> tuple[Property, ...]:
-    """Properties from text, a line each (see this file's docstring).
+    """Properties from text, a line each, "where: order".
+
+    Where: always, x[3] >= 1, x[0] in [0.2, 0.5], sum x <= 3, class in {0, 2}, or several of them
+    joined by commas. Order: y0 < y1 < y2, max y3, min y1, not max y3, joined by `and` and `or`;
+    `and` binds closer, and there are no parentheses.
 
     Raises:
         ValueError: if a line is none; it names the line and what was expected.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"Properties are text, a line each; got {type(text).__name__}.")
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].strip()
@@ -74,6 +80,8 @@ def parse(text: str, *, num_classes: int) -> tuple[Property, ...]:
         try:
             if not colon:
                 raise ValueError("A property is WHERE: ORDER, with a colon")
+            if told := [int(n) for n in re.findall(r"\by(\d+)", then) if int(n) >= num_classes]:
+                raise ValueError(f"there is no y{told[0]}: scores are y0 to y{num_classes - 1}")
             found.append(Property(_when(when.strip()), _then(then.strip(), num_classes)))
         except ValueError as error:
             raise ValueError(f"Line {number}, {words!r}: {error}") from None

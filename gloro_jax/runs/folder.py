@@ -54,6 +54,9 @@ def check_new(run: str | os.PathLike[str]) -> Place:
     folder = storable(run)
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file, and a run is a folder: choose a new one.")
+    above = next((one for one in folder.parents if one.exists()), None)
+    if above is not None and above.is_file():
+        raise FileExistsError(f"{above} is a file, so there can be no folder {folder} in it.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _taken(folder)
     return folder

@@ -21,7 +21,7 @@ from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import DIGEST_VERSION, named_leaves
 from gloro_jax.models import from_plain_model
 from gloro_jax.paths import Place, place
-from gloro_jax.runs.folder import read_config, write_atomically
+from gloro_jax.runs.folder import read_config, read_summary, write_atomically
 
 Checkpoint = Literal["best", "last"]
 
@@ -82,6 +82,12 @@ def load_variables(
         ValueError: if the file is damaged.
     """
     path = _weights(place(run), checkpoint, what=".variables")
+    read_config(run)  # raises where there is no run
+    if not path.is_file() and read_summary(run):
+        raise FileNotFoundError(
+            f"{place(run)} keeps what certifies and not what trains, as the networks of the zoo "
+            f"do: {path.name} is not there, so no training can start from it."
+        )
     arrays, metadata = _read_arrays(path, formats=(_FORMAT,))
     if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")

@@ -135,7 +135,10 @@ def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any
         )
     given = {name: initial.get(name, {}) for name in fresh}
     if differences := shape_differences(given, fresh):
-        raise ValueError("The initial weights belong to another network. " + "; ".join(differences))
+        raise ValueError(
+            f"The initial weights belong to another network: {'; '.join(differences)}. Start from "
+            "a run of the same network on images of the same size, with as many classes."
+        )
     for name, leaf in named_leaves(given):
         array = np.asarray(leaf)
         is_float = jnp.issubdtype(array.dtype, np.floating)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gloro_jax.certification import refuse_bytes
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.network import Network, network_of
 from gloro_jax.plain import number
@@ -148,6 +149,7 @@ class Verifier(abc.ABC):
                 f"x is a batch of images (n, {', '.join(map(str, frozen.input_shape))}), got shape "
                 f"{images.shape}."
             )
+        refuse_bytes(images, frozen.input_shape)
         if not np.isfinite(images).all():
             raise ValueError("x holds NaN or infinity, around which nothing can be verified.")
         if not len(images):

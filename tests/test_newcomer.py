@@ -9,7 +9,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import repair
-from gloro_jax.ensembles import Compositional, EntropyGate, Selective, SoftVoting, Voting
+from gloro_jax.ensembles import Compositional, EntropyGate, SoftVoting, Voting
 from gloro_jax.guarantees import Affinity
 from gloro_jax.models import GloroCNN
 from gloro_jax.verifiers import Crown, Lipschitz
@@ -103,8 +103,6 @@ def test_parts_of_an_ensemble_are_called_what_they_are(small_frozen, of_three, u
     for made in (Voting, SoftVoting):
         with pytest.raises(TypeError, match=r"takes a list of members, \[one, another\]"):
             made(small_frozen)
-    with pytest.raises(ValueError, match="stands twice"):
-        Selective([small_frozen, of_three, small_frozen])
     both = SoftVoting([small_frozen, small_frozen])
     with pytest.raises(TypeError, match="about one FrozenNet, got SoftVoting"):
         gj.certificates.write(

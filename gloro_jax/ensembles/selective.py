@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gloro_jax.ensembles.members import Member, scores_of
-from gloro_jax.frozen_net import FrozenNet
 
 
 class Selection(NamedTuple):
@@ -61,11 +60,6 @@ class Selective:
         object.__setattr__(self, "members", tuple(self.members))
         if not self.members:
             raise ValueError("Selective takes at least one member, and got none.")
-        if len(set(map(_identity, self.members))) < len(self.members):
-            raise ValueError(
-                "A member stands twice in Selective, and the test asks trainings that are "
-                "independent: each member is a network of its own seed."
-            )
         _check_alpha(self.alpha)
 
     def predict(self, x: Any) -> Selection:
@@ -144,11 +138,6 @@ def p_value(first: int, second: int) -> Fraction:
     total = first + second
     tail = sum(math.comb(total, i) for i in range(max(first, second), total + 1))
     return min(Fraction(1), Fraction(2 * tail, 2**total))
-
-
-def _identity(member: Member) -> Any:
-    """Equal for one network that was loaded twice."""
-    return member.digest if isinstance(member, FrozenNet) else id(member)
 
 
 def _check_alpha(alpha: float) -> None:

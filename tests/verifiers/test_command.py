@@ -41,7 +41,7 @@ def test_it_counts_proofs_apart_and_writes_every_verdict(tmp_path, capsys):
         (("--examples", 0), "--examples is at least 1"),
         (("--out", "verdicts.txt"), "ends in .json"),
         (("--box", 0.5, 1), "does not contain x"),
-        (("--with", "mixed-integer"), "MixedInteger knows the norms linf"),
+        (("--with", "mixed-integer"), "mixed-integer verifies linf balls"),
     ],
 )
 def test_bad_options_are_refused(words, says, capsys):

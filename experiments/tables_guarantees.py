@@ -63,7 +63,7 @@ def draw_guarantees(found: dict[str, Any]) -> None:
         [1, 2, 3, 4, 5, 5.7], ["strict", "top-2", "top-3", "top-4", "top-5", "affinity"]
     )
     axes.set(ylabel="percent of test images", ylim=(0, None))
-    axes.legend(frameon=False, fontsize=7, ncol=4, loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(frameon=False, fontsize=7, ncol=2, loc="lower left", bbox_to_anchor=(0, 1))
     made.tight_layout()
     made.savefig(DOCS / "guarantees.svg", metadata={"Date": None})
 

@@ -46,6 +46,7 @@ here = pytest.mark.skipif(not ZOO.is_dir(), reason="experiments/zoo is not there
         (["certify", ZOO, "--guarantee", "nofile.txt"], "--guarantee is words, or a file that"),
         (["ensemble", ZOO, ZOO, "--kind", "cascade", "--weights", "1", "2"], "a cascade asks one"),
         (["attack", ZOO, "--targets", "0"], "targets is at least 1, got 0"),
+        (["certify", ZOO, "--data", "big.npz"], "big.npz are (9, 9, 1), and the network of"),
     ],
 )
 def test_it_is_said_before_any_work(words, message, capsys, tmp_path, monkeypatch):
@@ -54,6 +55,8 @@ def test_it_is_said_before_any_work(words, message, capsys, tmp_path, monkeypatc
     for name in ("there.npz", "there.json"):
         (tmp_path / name).touch()
     (tmp_path / "noise.npz").write_bytes(bytes(range(128, 256)))
+    images, labels = np.zeros((20, 9, 9, 1), np.uint8), np.arange(20) % 10
+    np.savez("big.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     code, _, error = run(capsys, *map(str, words))
     assert code == 2

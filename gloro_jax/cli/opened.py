@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
@@ -83,6 +84,12 @@ def open_run(run: Path, selection: Selection) -> Opened:
         raise ValueError(
             f"The classes of {data.source} are {names}, those of {run} {known}: labels would mean "
             "different things. Number the classes alike."
+        )
+    shape = tuple(np.shape(split.images)[1:])
+    if isinstance(split.images, np.ndarray) and shape != tuple(frozen.input_shape):
+        raise ValueError(
+            f"The images of {data.source} are {shape}, and the network of {run} takes "
+            f"{tuple(frozen.input_shape)}: name data of that size with --data."
         )
     source = f"{Path(data.source).name}, {selection.split} split"
     epsilon = float(certificates.as_fraction(radius))

@@ -71,7 +71,7 @@ def _table(task: rehearsal.Task, found: rehearsal.Found, where: str) -> Table:
     rows = {
         "network": str(task.model["family"]),
         "parameters": f"{found.parameters:,}",
-        "operations an image": f"{found.flops_per_image / 1e9:,.2f} GFLOP, forward and backward",
+        "operations an image": f"{_flops(found.flops_per_image)}, forward and backward",
         "batch": f"{batch} over {found.devices} devices, {batch // parts} at once on each",
         "batch sizes that divide": f"multiples of {parts}",
         "compiled in": f"{found.seconds:.0f} s",
@@ -106,5 +106,9 @@ def _too_large(found: rehearsal.Found) -> str:
     return f"[bold red]It does not fit:[/] {first[:300]}"
 
 
+def _flops(count: float) -> str:
+    return f"{count / 1e9:,.2f} GFLOP" if count >= 1e8 else f"{count / 1e6:,.2f} MFLOP"
+
+
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.2f} MiB"

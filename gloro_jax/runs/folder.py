@@ -86,7 +86,7 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Place:
     there = flat(comparable(read_config(run, sections=("data", "training"))))
     wanted = flat(comparable(json.loads(json.dumps(config))))
     differences = [
-        f"  {name}: {there.get(name, 'absent')} in the run, {wanted.get(name, 'absent')} now"
+        f"  {name}: {_told(there, name)} in the run, {_told(wanted, name)} now"
         for name in sorted(there.keys() | wanted.keys())
         if there.get(name) != wanted.get(name)
     ]
@@ -98,6 +98,11 @@ def reopen(run: str | os.PathLike[str], config: dict[str, Any]) -> Place:
             f"--run NEW --init-from {run} (from Python, initial=gj.runs.load_variables(run))."
         )
     return place(run)
+
+
+def _told(settings: dict[str, Any], name: str) -> Any:
+    """A setting, or what it is where nothing is said of it."""
+    return settings.get(name, _LATER.get(name.partition(".")[2], "absent"))
 
 
 def identity(run: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 import gloro_jax as gj
@@ -116,6 +117,7 @@ def test_a_rehearsal_takes_the_network_of_the_run_to_start_from(tmp_path, monkey
     config = {"model": as_plain(model), "training": {}, "data": {}}
     (tmp_path / "run").mkdir()
     write_config(tmp_path / "run", config)
+    gj.runs.save_variables(tmp_path / "run", "best", {"params": {"a": np.zeros(1)}})
     start = ["--init-from", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match="0"):
         main(["train", "digits", "--dry-run", *start])

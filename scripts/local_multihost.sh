@@ -39,8 +39,6 @@ processes=
 end_all() {
     for process in $processes; do kill -TERM "$process" 2>/dev/null; done
 }
-trap end_all INT TERM
-
 start() { # `exec`: signals reach the training itself
     exec "$@" --coordinator "127.0.0.1:$port" --processes "$count" --process "$number"
 }
@@ -55,6 +53,8 @@ while [ "$number" -lt "$count" ]; do
     processes="$processes $!"
     number=$((number + 1))
 done
+# Set now, and not before: a child that is told to end before it is the command would obey this trap.
+trap end_all INT TERM
 
 failed=0
 left=$processes

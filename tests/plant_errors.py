@@ -604,7 +604,7 @@ ERRORS = {
         "guarantees/sets.py", "lowest = jax.lax.cummin(pairs, axis=pairs.ndim - 2)", "lowest = pairs", "tests/test_guarantees.py",
     ),
     "guarantees: one class outside is forgotten": (
-        "guarantees/sets.py", "return jax.lax.cummax(is_it, axis=is_it.ndim - 2) > 0", "return (jax.lax.cummax(is_it, axis=is_it.ndim - 2) > 0).at[..., 0].set(True)", "tests/test_guarantees.py",
+        "guarantees/sets.py", "return place[..., None, :] <= places", "return (place[..., None, :] <= places).at[..., 0].set(True)", "tests/test_guarantees.py",
     ),
     "guarantees: a set of all classes is a candidate": (
         "guarantees/kinds.py", "return min(max(map(len, self.sets)), num_classes - 1)", "return min(max(map(len, self.sets)), num_classes)", "tests/test_guarantees.py",

@@ -116,8 +116,10 @@ def _highest(logits: GloroLogits, guarantee: Guarantee, *, is_covering: bool = F
 
 def _inside(top: Array, m: int) -> Array:
     """For each k, whether each class is among the k highest, (..., k, m)."""
-    is_it = jax.nn.one_hot(top, m, dtype=jnp.int8)
-    return jax.lax.cummax(is_it, axis=is_it.ndim - 2) > 0
+    is_it = jax.nn.one_hot(top, m, dtype=bool)
+    place = jnp.where(is_it.any(axis=-2), jnp.argmax(is_it, axis=-2), top.shape[-1])
+    places = jax.lax.broadcasted_iota(place.dtype, is_it.shape, is_it.ndim - 2)
+    return place[..., None, :] <= places
 
 
 def _least(pairs: Array, inside: Array) -> Array:

@@ -72,14 +72,15 @@ def recipes(rows: dict[str, Any]) -> list[str]:
             paper = f"{vra}, {clean or '?'} ({PAPER_EPOCHS[name]})"
         error = 196 * np.sqrt(row["vra"] * (1 - row["vra"]) / row["count"])
         lines.append(
-            f"| `{name}` | {row['epsilon']:.4g} | {row['epochs']}, {row['minutes']:.1f}"
+            f"| `{name}` | {row['epsilon']:.4g} | {row['epochs']}, {minutes(row):.1f}"
             f"{on_another_device(row)} | "
             f"{100 * row['clean']:.2f} | {100 * row['vra']:.2f} ± {error:.2f} | "
             f"{100 * row['left_by_attack']:.1f} | {paper} |"
         )
     lines += [
         "",
-        "On 2 CPU cores unless said otherwise. ± is 1.96 standard errors over test images; seeds "
+        "On 2 CPU cores unless said otherwise; minutes of a run that was paused are those of its "
+        "steps on an idle machine. ± is 1.96 standard errors over test images; seeds "
         "are not in it. The paper (Leino et al. 2021) certifies with power iteration. CIFAR-10: "
         "9,966 test images (docs/data.md). The attack aims at every other class, inside certified "
         "radii and at epsilon.",
@@ -102,6 +103,11 @@ def recipes(rows: dict[str, Any]) -> list[str]:
             shares = (f"{100 * share:.2f}" for share in row["certified_accuracy"].values())
             lines.append(f"| `{name}`: correct and certified at | " + " | ".join(shares) + " |")
     return [*lines, "", "Command: `python -m experiments.rows.recipes --runs RUNS NAMES`.", ""]
+
+
+def minutes(row: dict[str, Any]) -> float:
+    """Of all steps on an idle machine where that was measured (bench/step_seconds), else of the run."""
+    return row["step"]["minutes"] if "step" in row else row["minutes"]
 
 
 def on_another_device(row: dict[str, Any]) -> str:

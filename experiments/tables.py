@@ -106,7 +106,7 @@ def recipes(rows: dict[str, Any]) -> list[str]:
 
 
 def minutes(row: dict[str, Any]) -> float:
-    """Of all steps on an idle machine where that was measured (bench/step_seconds), else of the run."""
+    """Of all steps on an idle machine where bench/step_seconds measured them, else of the run."""
     return row["step"]["minutes"] if "step" in row else row["minutes"]
 
 

@@ -82,12 +82,13 @@ def load_variables(
         ValueError: if the file is damaged.
     """
     path = _weights(place(run), checkpoint, what=".variables")
-    read_config(run)  # raises where there is no run
-    if not path.is_file() and read_summary(run):
-        raise FileNotFoundError(
-            f"{place(run)} keeps what certifies and not what trains, as the networks of the zoo "
-            f"do: {path.name} is not there, so no training can start from it."
-        )
+    if not path.is_file():
+        read_config(run)  # raises where there is no run
+        if read_summary(run):
+            raise FileNotFoundError(
+                f"{place(run)} keeps what certifies and not what trains, as the networks of the "
+                f"zoo do: {path.name} is not there, so no training can start from it."
+            )
     arrays, metadata = _read_arrays(path, formats=(_FORMAT,))
     if metadata.get("sha256") != variables_digest(arrays):
         raise ValueError(f"{path} is damaged: its arrays are not those of its SHA-256.")

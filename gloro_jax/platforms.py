@@ -124,8 +124,8 @@ def in_32_bits(fn: Callable[P, R]) -> Callable[P, R]:
 def in_64_bits() -> Iterator[None]:
     """Programs called meanwhile compute in float64 on the host, where IEEE 754 is followed.
 
-    They must not be called outside as well: what they compile to here is for the host. A user's
-    `jax_default_matmul_precision` may name an algorithm that multiplies float64 in bfloat16.
+    A user's `jax_default_matmul_precision` may name an algorithm that multiplies float64 in
+    bfloat16.
     """
     precise, host = jax.default_matmul_precision("highest"), jax.devices("cpu")[0]
     with jax.enable_x64(True), jax.default_device(host), compiling_for("cpu"), precise:
@@ -175,9 +175,11 @@ def jit(fn: Callable[..., Any], *, static_argnames: tuple[str, ...] = ()) -> Cal
     inner = jax.jit(fn, static_argnames=static_argnames)
 
     @functools.cache
-    def outer() -> Callable[..., Any]:
-        options = compiler_options()
-        return jax.jit(fn, static_argnames=static_argnames, compiler_options=options)
+    def with_options(*options: tuple[str, str]) -> Callable[..., Any]:
+        return jax.jit(fn, static_argnames=static_argnames, compiler_options=dict(options))
+
+    def outer() -> Any:
+        return with_options(*compiler_options().items())
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:

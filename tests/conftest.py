@@ -1,9 +1,12 @@
 """Strict JAX, four pretend devices, and the networks several tests share."""
 
+import gc
 import shutil
 from pathlib import Path
 
 import jax
+
+from tests.compiling import AS_USERS
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,18 +22,16 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 import gloro_jax as gj  # noqa: E402
+from gloro_jax import platforms  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
 from tests import draws  # noqa: E402
 
 TESTS = Path(__file__).parent
-# What these files test does not hang on how well XLA optimises, and they compile most of the time.
-# Certificates, norms, margins and golden numbers are tested on the programs that users run.
-COMPILED_QUICKLY = {
-    "training", "data", "evaluation", "test_cli", "test_cli_guarantees", "test_docs",
-    "test_forgeries", "test_layers",
-    "test_losses", "test_norms", "test_orthogonal", "test_runs", "test_torch_import",
-    "test_incomplete", "test_complete", "test_hostile", "test_rules", "test_smoothing",
-    "test_liresnet", "test_maps", "test_program", "test_views", "ensembles", "repair",
+# In these files and folders, the library's programs are compiled as they are for users.
+AS_FOR_USERS = {
+    "certificates", "test_certify", "test_corpus", "test_doors", "test_executed", "test_export",
+    "test_golden", "test_golden_liresnet", "test_hunt", "test_locks", "test_margins",
+    "test_models", "test_published", "test_rounding", "test_upper",
 }  # fmt: skip
 MORE = tuple(
     line
@@ -49,38 +50,32 @@ def pytest_configure(config):
             shutil.rmtree(CACHE, ignore_errors=True)
 
 
-def is_compiled_quickly(path):
-    return not COMPILED_QUICKLY.isdisjoint(path.relative_to(TESTS).with_suffix("").parts)
-
-
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(MORE):
             item.add_marker(pytest.mark.more)
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
-    def rank(item):
-        place = LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
-        return not is_compiled_quickly(item.path), place
 
-    items.sort(key=rank)
+def pytest_collection_finish():
+    """What is there now stays; looking through it for garbage took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(request):
-    """Less optimisation while the tests of some files run, and in the processes that they start."""
-    session = request.session
-    if not is_compiled_quickly(request.path):
-        if getattr(session, "holds_quick_programs", False):
-            jax.clear_caches()  # here, programs are those that users run
-        session.holds_quick_programs = False
-        yield
-        return
-    session.holds_quick_programs = True
+def compiled_as_for_users(request, monkeypatch_module):
+    parts = request.path.relative_to(TESTS).with_suffix("").parts
+    if not AS_FOR_USERS.isdisjoint(parts):
+        options = {**platforms._CPU_OPTIONS, **AS_USERS}
+        monkeypatch_module.setattr(platforms, "_CPU_OPTIONS", options)
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
+        yield patch
 
 
 @pytest.fixture

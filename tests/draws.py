@@ -17,3 +17,8 @@ def normal(seed, shape):
 def uniform(seed, shape):
     """Uniform in [0, 1), float32."""
     return jax.device_put(np.random.default_rng(seed).random(shape, np.float32))
+
+
+def init(net, seed, *args, **kwargs):
+    """The variables of a network, made by one program instead of one for each operation."""
+    return jax.jit(lambda k: net.init(k, *args, **kwargs))(key(seed))

@@ -14,7 +14,7 @@ from gloro_jax.identity import path_name
 from gloro_jax.lipschitz.lower import lower_bound
 from gloro_jax.lipschitz.operators import Convolution, Matrix, Scaling
 from tests.broken import with_too_small_a_bound
-from tests.draws import key
+from tests.draws import init
 
 NORMS = gj.PowerIteration(steps=1)
 
@@ -64,7 +64,7 @@ def test_stacked_layers_are_tested_one_by_one():
             return scanned(name="blocks")(x, None)[0]
 
     net = gj.GloroNet(Body(), num_classes=2)
-    variables = net.init(key(0), jnp.ones((1, 4)), norms=NORMS)
+    variables = init(net, 0, jnp.ones((1, 4)), norms=NORMS)
     frozen = gj.freeze(net, variables, input_shape=(4,))
     assert norm_alarm(frozen) == ""
 

@@ -10,7 +10,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.certification import _certify
 from gloro_jax.models import gloro_2c2f
-from tests.draws import key, uniform
+from tests.draws import init, key, uniform
 
 
 class PlainForward(nn.Module):
@@ -144,7 +144,7 @@ def test_fresh_vectors_serve_another_image_size():
     net = gj.GloroNet(body, num_classes=2)
     norms = gj.PowerIteration(steps=2)
     x = jnp.zeros((1, 8, 8, 1))
-    variables = net.init(key(0), x, norms=norms)
+    variables = init(net, 0, x, norms=norms)
     with pytest.raises(ValueError, match="no power-iteration vector"):
         net.apply({"params": variables["params"]}, x, norms=norms)
     fresh = gj.init_spectral(net, variables, key=key(1), input_shape=(7, 7, 1))
@@ -178,7 +178,7 @@ def test_freeze_works_through_scan_and_bounds_every_slice():
 
     net, x = gj.GloroNet(Body(), num_classes=2), jnp.ones((2, 4))
     norms = gj.PowerIteration(steps=50)
-    variables = net.init(key(0), x, norms=norms)
+    variables = init(net, 0, x, norms=norms)
     scale = jnp.asarray([1.0, 2.0, 3.0])
     params = jax.tree.map(
         lambda p: p * scale.reshape((3,) + (1,) * (p.ndim - 1)) if len(p) == 3 else p,
@@ -195,7 +195,7 @@ def test_a_normalised_head_is_blind_to_the_scale_of_its_rows():
     body = nn.Sequential([layers.Flatten(), layers.Dense(6), layers.MinMax()])
     net = gj.GloroNet(body, num_classes=3, is_head_normalized=True)
     x = uniform(0, (5, 4, 4, 1))
-    params = net.init(key(1), x, norms=gj.PowerIteration(steps=2))["params"]
+    params = init(net, 1, x, norms=gj.PowerIteration(steps=2))["params"]
     scaled = {**params, "head_kernel": 10 * params["head_kernel"]}
     one, ten = (
         gj.certify(gj.freeze(net, {"params": p}, input_shape=(4, 4, 1)), x, epsilon=0.1)

@@ -16,6 +16,7 @@ from gloro_jax.gloro import run_body
 from gloro_jax.layers.base import Frozen
 from gloro_jax.lipschitz.norms import Estimate
 from gloro_jax.margins import GloroLogits
+from gloro_jax.platforms import jit
 from gloro_jax.torch_import import from_state_dict, read_state_dict
 from tests.draws import normal
 
@@ -66,9 +67,7 @@ def test_evaluation_logits_and_features(frozen, golden):
         body = frozen.net.apply({"frozen": frozen._frozen}, x, rule=Frozen(), method=run_body)
         return body.leave()[0]
 
-    np.testing.assert_allclose(
-        jax.jit(features)(frozen, x), golden["eval/features"], rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(jit(features)(frozen, x), golden["eval/features"], rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_norms_of_each_part_by_power_iteration_and_from_above(part, frozen, gold
         # whose singular values lie so close together that many more rounds are needed.
         random = normal(0, operators[name].input_shape)
         start, steps = (starts[name], 2000) if name in starts else (random, 20_000)
-        estimate = jax.jit(lambda op, v, steps=steps: op.estimate(v, steps=steps).value)
+        estimate = jit(lambda op, v, steps=steps: op.estimate(v, steps=steps).value)
         estimates.append(float(estimate(operators[name], start)))
     assert math.prod(estimates) == pytest.approx(expected, rel=1e-4)
     norms = frozen.layer_norms()
@@ -148,7 +147,7 @@ def trained(imported, golden, starts):
         losses = gj.losses.emma(logits, labels, epsilon=float(golden["eps"]))
         return losses.mean(), (logits, new["centering"])
 
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    step = jit(jax.value_and_grad(loss, has_aux=True))
     (value, (logits, means)), gradient = step(variables["params"])
     return value, logits, means, gradient
 

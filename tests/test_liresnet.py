@@ -15,7 +15,7 @@ from gloro_jax.certification import _certify
 from gloro_jax.lipschitz.norms import exact_norm
 from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.models import ChordLiResNet, LiResNet
-from tests.draws import key, normal, uniform
+from tests.draws import init, key, normal, uniform
 
 NORMS = gj.PowerIteration(steps=2)
 CHORD = ChordLiResNet(depth=2, width=8, num_classes=4, dense_features=12, dense_depth=2)
@@ -50,7 +50,7 @@ SMALL, LARGE = (9, 7, 4), (16, 16, 12)  # written out, and over the torus
 def test_a_block_without_weights_is_the_identity(kernel_size, shape):
     net = net_of(layers.LinearResidual(kernel_size))
     x = normal(0, (2, *shape))
-    params = net.init(key(0), x, norms=NORMS)["params"]
+    params = init(net, 0, x, norms=NORMS)["params"]
     kernel = params["body"]["layers_0"]["kernel"]
     params["body"]["layers_0"]["kernel"] = jnp.zeros_like(kernel)
     frozen = gj.freeze(net, {"params": params}, input_shape=shape)
@@ -300,12 +300,12 @@ def test_a_layer_of_one_s_own_cannot_stretch_by_its_bias_either():
 
     net = gj.GloroNet(Wide(), num_classes=2)
     with pytest.raises(ValueError, match=r"one entry per output, \(1,\); got \(400,\)"):
-        net.init(key(0), jnp.ones((2, 1)), norms=NORMS)
+        init(net, 0, jnp.ones((2, 1)), norms=NORMS)
 
 
 def test_kernels_are_bounded_in_the_precision_they_run_in():
     net = gj.GloroNet(layers.Dense(8), num_classes=2)
-    variables = net.init(key(0), jnp.ones((2, 8)), norms=NORMS)
+    variables = init(net, 0, jnp.ones((2, 8)), norms=NORMS)
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda p: jnp.asarray(np.asarray(p, np.float64) * (1 + 2e-8)), variables["params"]

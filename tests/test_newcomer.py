@@ -93,7 +93,7 @@ def test_pixels_of_bytes_are_verified_nowhere(verifier, small_frozen):
 def of_three(small_frozen):
     net = GloroCNN(convs=((4, 3, 1),), dense=(), num_classes=3).build()
     x = jnp.zeros((1, 8, 8, 1))
-    variables = net.init(draws.key(0), x, norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 0, x, norms=gj.PowerIteration(steps=1))
     return gj.freeze(net, variables, input_shape=(8, 8, 1))
 
 

@@ -69,7 +69,7 @@ class Incomplete(Verifier):
         self, network: Network, images: Any, radius: Any, labels: Any, *, norm: Norm, box: Box
     ) -> tuple[Any, Any]:
         """The margins in float32, and an aid."""
-        return _hint(network, images, radius, labels, (), method=self, norm=norm, box=box)
+        return _bounds(network, images, radius, labels, (), method=self, norm=norm, box=box)
 
     def _verdicts(
         self,
@@ -150,7 +150,7 @@ class _Bounds:
                 with in_64_bits():
                     wide = images.astype(np.float64)
                     method = self.method
-                    low, _ = _proof(self.wide, wide, radius, labels, aid, method=method, **about)
+                    low, _ = _bounds(self.wide, wide, radius, labels, aid, method=method, **about)
             low = np.array(low)
             low[np.arange(len(low)), labels] = np.inf
             found.append((low > 0).all(axis=1))
@@ -174,9 +174,7 @@ def _program(
     return method.margins(network, chain, walk, labels, aid)
 
 
-_STATIC = ("method", "norm", "box")
-# Two, because a program keeps the options of the platform on which it first ran.
-_hint, _proof = jit(_program, static_argnames=_STATIC), jit(_program, static_argnames=_STATIC)
+_bounds = jit(_program, static_argnames=("method", "norm", "box"))
 
 
 def _at_once(network: Network) -> int:

@@ -1,6 +1,5 @@
 """VRA: exact over any batching; curves that agree with it; attacks that stay where they say."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.evaluation import attack, verified_robust_accuracy
-from tests.draws import normal, uniform
+from tests.draws import init, normal, uniform
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def linear(num_classes):
     """A linear network, six images, and their certified radii, which are exact there."""
     net = gj.GloroNet(layers.Flatten(), num_classes=num_classes)
     x = 0.5 + 0.01 * normal(0, (6, 4, 4, 1))
-    variables = net.init(jax.random.key(1), x, norms=gj.PowerIteration(steps=1))
+    variables = init(net, 1, x, norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4, 4, 1))
     return frozen, np.asarray(x), np.asarray(gj.certify(frozen, x, epsilon=0.1).radius)
 

@@ -20,6 +20,7 @@ from gloro_jax import layers
 from gloro_jax.gloro import GloroNet
 from gloro_jax.lipschitz.operators import Operator
 from gloro_jax.pytrees import pytree_dataclass
+from tests import draws
 
 WIDTH, CLASSES, SHAPE = 4, 3, (3, 3, 1)
 POINTS = 4
@@ -323,7 +324,7 @@ class Body:
         """Fresh weights in the shapes of the network."""
         if self.variables is None:
             example = jnp.ones((1, *SHAPE))
-            self.variables = self.net.init(jax.random.key(0, impl="rbg"), example, norms=NORMS)
+            self.variables = draws.init(self.net, 0, example, norms=NORMS)
         scale = 10.0 ** rng.uniform(-1, 1)
         return jax.tree.map(
             lambda p: (scale * rng.standard_normal(p.shape)).astype(np.float32),

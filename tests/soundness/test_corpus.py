@@ -12,6 +12,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax import certificates, layers
 from gloro_jax.freezing import from_arrays
+from tests import draws
 from tests.certificates.test_certificates import frozen_net
 
 NORMS = gj.PowerIteration(steps=1)
@@ -96,7 +97,7 @@ def test_a_negative_scale_stretches_by_its_absolute_value():
     body = nn.Sequential([layers.Residual(layers.Scale(-3.0)), layers.Flatten()])
     net = gj.GloroNet(body, num_classes=2)
     x = jnp.ones((1, 2, 2, 1))
-    variables = net.init(jax.random.key(0), x, norms=NORMS)
+    variables = draws.init(net, 0, x, norms=NORMS)
     assert gj.freeze(net, variables, input_shape=(2, 2, 1)).lipschitz >= 4
 
 

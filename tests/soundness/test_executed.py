@@ -12,7 +12,8 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import export, layers
-from tests.draws import key
+from tests.compiling import AS_USERS
+from tests.draws import init
 
 NORMS = gj.PowerIteration(steps=1)
 FAST = {
@@ -34,11 +35,16 @@ gj.freeze(net, variables, input_shape=(2,))
 """
 
 
+def users_jit(fn):
+    """As a user's own `jax.jit` compiles."""
+    return jax.jit(fn, compiler_options=AS_USERS)
+
+
 @pytest.fixture(scope="module")
 def net():
     body = [layers.Flatten(), layers.Dense(8), layers.ReLU(), layers.Dense(6), layers.MinMax()]
     made = gj.GloroNet(nn.Sequential(body), num_classes=3)
-    variables = made.init(key(0), jnp.ones((1, 4, 4, 1)), norms=NORMS)
+    variables = init(made, 0, jnp.ones((1, 4, 4, 1)), norms=NORMS)
     return gj.freeze(made, variables, input_shape=(4, 4, 1))
 
 
@@ -50,7 +56,7 @@ def test_a_users_own_jit_with_fast_math_certifies_nothing(net, options):
     def certify(x):
         return gj.certify(net, x, epsilon=1e-4)
 
-    honest = jax.jit(certify)(x)
+    honest = users_jit(certify)(x)
     assert list(honest.is_certified) == [True, False, False, False, True, True]
     fast = jax.jit(certify, compiler_options=FAST[options])(x)
     assert not fast.is_certified.any()
@@ -77,15 +83,16 @@ def test_default_fusions_compile_our_programs_right(net, tmp_path):
     one = lambda image: gj.certify(net, image, epsilon=0.05)  # noqa: E731
     folder = export.write(net, out=tmp_path / "export", epsilon=0.05)
     theirs = {
-        "jit": jax.jit(one)(x),
-        "mapped": jax.jit(jax.vmap(one))(x),
-        "mapped twice": jax.jit(jax.vmap(jax.vmap(one)))(x.reshape(200, 200, 4, 4, 1)),
+        "jit": users_jit(one)(x),
+        "mapped": users_jit(jax.vmap(one))(x),
+        "mapped twice": users_jit(jax.vmap(jax.vmap(one)))(x.reshape(200, 200, 4, 4, 1)),
     }
     for name, found in theirs.items():
         for field, expected in zip(found, ours, strict=True):
             same = np.asarray(field).reshape(expected.shape)
             np.testing.assert_allclose(same, expected, rtol=1e-4, atol=1e-6, err_msg=name)
-    out = export.read(folder)(x, epsilon=0.05)
+    program = export.read(folder).program
+    out = users_jit(lambda x: program.call(x, np.float32(0.05)))(x)
     np.testing.assert_array_equal(out["is_refused"], ~ours.is_certified)
     np.testing.assert_allclose(out["radius"], ours.radius, rtol=1e-4, atol=1e-6)
 

@@ -12,7 +12,7 @@ from gloro_jax.layers.base import Collect, Frozen
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix, Operator
 from gloro_jax.pytrees import pytree_dataclass
-from tests.draws import key, uniform
+from tests.draws import init, key, uniform
 
 
 def as_users_call(fn):
@@ -88,7 +88,7 @@ def test_an_upper_bound_from_training_parameters_stays_an_estimate():
 
     body = nn.Sequential([Declared(), layers.Flatten()])
     net = gj.GloroNet(body, num_classes=2)
-    variables = net.init(key(0), X, norms=NORMS)
+    variables = init(net, 0, X, norms=NORMS)
     assert isinstance(net.apply(variables, X, norms=NORMS).lipschitz, gj.Estimate)
 
 
@@ -139,7 +139,7 @@ def test_a_pixel_that_is_not_finite_is_not_certified(bad, activation):
 
     net = GloroCNN(convs=((4, 3, 1),), dense=(6,), num_classes=3, activation=activation).build()
     x = uniform(0, (3, 6, 6, 1))
-    frozen = gj.freeze(net, net.init(key(1), x, norms=NORMS), input_shape=(6, 6, 1))
+    frozen = gj.freeze(net, init(net, 1, x, norms=NORMS), input_shape=(6, 6, 1))
     certificate = gj.certify(frozen, x.at[1, 2, 2, 0].set(bad), epsilon=1e-6)
     assert certificate.is_certified[jnp.asarray([0, 2])].all()
     assert not certificate.is_certified[1]
@@ -191,9 +191,9 @@ def test_a_shared_layer_at_two_image_sizes_is_refused():
 
     net = gj.GloroNet(Shared(), num_classes=2)
     with pytest.raises(ValueError, match="Another image size needs fresh vectors"):
-        net.init(key(0), X, norms=NORMS)
+        init(net, 0, X, norms=NORMS)
     with pytest.raises(ValueError, match="two image sizes"):
-        net.init(key(0), X, norms=Collect())
+        init(net, 0, X, norms=Collect())
 
 
 def test_a_body_changed_after_freezing_is_refused_also_where_its_program_is_compiled():
@@ -203,7 +203,7 @@ def test_a_body_changed_after_freezing_is_refused_also_where_its_program_is_comp
 
     parts = [layers.Flatten(), layers.Dense(6)]
     net, x = gj.GloroNet(nn.Sequential(parts), num_classes=3), jnp.ones((2, 2, 2, 1))
-    frozen = gj.freeze(net, net.init(key(0), x, norms=NORMS), input_shape=(2, 2, 1))
+    frozen = gj.freeze(net, init(net, 0, x, norms=NORMS), input_shape=(2, 2, 1))
     before = gj.certify(frozen, x, epsilon=0.1)
     in_jit = jax.jit(lambda x: gj.certify(frozen, x, epsilon=0.1))
     in_jit(x)
@@ -231,7 +231,7 @@ def test_a_function_mapped_over_the_tree_of_a_bounded_certifies_nothing(fn):
 
     body = nn.Sequential([layers.Flatten(), layers.Dense(6), Mapped()])
     net, x = gj.GloroNet(body, num_classes=3), jnp.ones((2, 2, 2, 1))
-    variables = net.init(key(0), x, norms=NORMS)
+    variables = init(net, 0, x, norms=NORMS)
     with pytest.raises(ValueError, match=r"jax\.tree\.map was applied to a Bounded"):
         gj.freeze(net, variables, input_shape=(2, 2, 1))
 
@@ -274,7 +274,7 @@ def test_a_layer_that_changes_its_mind_runs_as_it_was_frozen():
             return x.apply(lambda v: factor[0] * v, lipschitz=factor[0])
 
     net, x = gj.GloroNet(nn.Sequential([layers.Flatten(), Moody()]), 2), jnp.ones((1, 2, 2, 1))
-    frozen = gj.freeze(net, net.init(key(0), x, norms=NORMS), input_shape=(2, 2, 1))
+    frozen = gj.freeze(net, init(net, 0, x, norms=NORMS), input_shape=(2, 2, 1))
     before = frozen(x)
     factor[0] = 100.0  # nothing that the network's fields say
     for count in (1, 3):
@@ -307,7 +307,7 @@ def test_an_estimate_given_to_apply_does_not_freeze_and_names_the_layer(nested):
     inner = layers.Residual(Estimating()) if nested else Estimating()
     body = nn.Sequential([layers.Dense(4), inner])
     net, x = gj.GloroNet(body, num_classes=2), jnp.ones((1, 4))
-    variables = net.init(key(0), x, norms=NORMS)
+    variables = init(net, 0, x, norms=NORMS)
     with pytest.raises(TypeError, match=r"layers_1.*Estimating.* gives Bounded.apply an Estimate"):
         gj.freeze(net, variables, input_shape=(4,))
     logits = net.apply(variables, x, norms=NORMS)
@@ -361,7 +361,7 @@ def test_an_operator_of_ones_own_returns_a_true_upper_bound_or_does_not_freeze(
             return self.apply_linear(x, make)
 
     net, x = gj.GloroNet(Layer(), num_classes=2), jnp.ones((1, 4))
-    variables = net.init(key(0), x, norms=NORMS)
+    variables = init(net, 0, x, norms=NORMS)
     honest = gj.freeze(net, variables, input_shape=(4,))
     assert 3.0 <= honest.lipschitz < 3.0001
     assert gj.certify(honest, np.float32([[1, 0, 0, 0]]), epsilon=1e-6).is_certified[0]
@@ -403,6 +403,6 @@ def test_a_layer_shared_at_one_size_counts_twice():
             return dense(dense(x))
 
     net, x = gj.GloroNet(Shared(), num_classes=2), jnp.ones((2, 4))
-    variables = net.init(key(0), x, norms=NORMS)
+    variables = init(net, 0, x, norms=NORMS)
     variables = {"params": jax.tree.map(lambda p: 3 * p, variables["params"])}
     assert gj.freeze(net, variables, input_shape=(4,)).lipschitz == pytest.approx(9.0, rel=1e-5)

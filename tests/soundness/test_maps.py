@@ -145,7 +145,7 @@ SIZES, QUICK = [(4, 4), (5, 3), (2, 6)], [(2, (5, 3))]
 def test_a_bro_convolution_reflects_at_each_frequency(window, size):
     net = gj.GloroNet(nn.Sequential([layers.BroConv(window, ridge=1e-9), layers.Flatten()]), 2)
     x = jnp.zeros((1, *size, 4))
-    variables = net.init(draws.key(1), x, norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 1, x, norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=x.shape[1:])
     (operator,) = frozen.operators().values()
     matrix = whole_circle(np.asarray(operator.kernel, np.float64))
@@ -186,7 +186,7 @@ def test_a_function_of_ones_own_does_not_pass_as_the_librarys(untyped):
 
     def init(net):
         x = jnp.zeros((1, 2, 2, 1))
-        return net, net.init(draws.key(0), x, norms=gj.PowerIteration(steps=1))
+        return net, draws.init(net, 0, x, norms=gj.PowerIteration(steps=1))
 
     with pytest.raises(TypeError, match="branch of a Residual is a layer"):
         init(gj.GloroNet(body(lambda t: t.apply(jnp.abs, lipschitz=1.0)), 2))
@@ -213,7 +213,7 @@ def test_a_translation_that_would_broadcast_is_refused():
 
 def frozen_potential():
     net = gj.GloroNet(nn.Sequential([layers.CplDense(), layers.Dense(4)]), 3)
-    init = net.init(draws.key(0), jnp.zeros((1, 5)), norms=gj.PowerIteration(steps=1))
+    init = draws.init(net, 0, jnp.zeros((1, 5)), norms=gj.PowerIteration(steps=1))
     return net, gj.freeze(net, init, input_shape=(5,))
 
 
@@ -242,7 +242,7 @@ def test_stacked_maps_are_bounded_one_by_one():
             return turns()(x, None)[0]
 
     net = gj.GloroNet(Stack(), 3)
-    init = net.init(draws.key(0), jnp.zeros((1, 5)), norms=gj.PowerIteration(steps=1))
+    init = draws.init(net, 0, jnp.zeros((1, 5)), norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, init, input_shape=(5,))
     ((path, norms),) = frozen.stored_norms().items()
     operator = frozen.operators()[path]

@@ -13,7 +13,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.lipschitz.steps import Step
-from tests.draws import key
+from tests.draws import init
 
 NORMS = gj.PowerIteration(steps=1)
 UPPER = gj.UpperBound
@@ -31,7 +31,7 @@ def freeze(*fns):
     body = nn.Sequential([fn if isinstance(fn, nn.Module) else Own(fn) for fn in fns])
     net = gj.GloroNet(body, num_classes=2)
     has_weights = any(isinstance(fn, nn.Module) for fn in fns)
-    variables = net.init(key(0), jnp.ones((1, 4)), norms=NORMS) if has_weights else {"params": {}}
+    variables = init(net, 0, jnp.ones((1, 4)), norms=NORMS) if has_weights else {"params": {}}
     head = {"head_kernel": jnp.zeros((4, 2)).at[0, 0].set(1), "head_bias": jnp.asarray([0, 0.5])}
     params = {**variables["params"], **head}
     return gj.freeze(net, {"params": params}, input_shape=(4,))
@@ -209,7 +209,7 @@ def test_constants_are_computed_once_by_the_same_arithmetic():
 def test_squares_inside_a_layer_of_ours_cannot_overflow_unseen(softness):
     body = nn.Sequential([layers.Dense(2), softness, layers.Dense(1), layers.ReLU()])
     net = gj.GloroNet(body, num_classes=2)
-    params = net.init(key(0), jnp.ones((1, 1)), norms=NORMS)["params"]
+    params = init(net, 0, jnp.ones((1, 1)), norms=NORMS)["params"]
     inner = dict(params["body"])
     inner["layers_0"] = {"kernel": jnp.asarray([[1e20, -1e20]]), "bias": jnp.zeros(2)}
     inner["layers_2"] = {"kernel": jnp.asarray([[-1e-20], [1e-20]]), "bias": jnp.ones(1)}

@@ -9,7 +9,6 @@ import functools
 import itertools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
@@ -17,6 +16,7 @@ import scipy.optimize
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.network import network_of
+from tests import draws
 
 CLASSES = 3
 
@@ -32,7 +32,7 @@ def template(activation, widths, inputs=3):
             body.append(acts[activation](name=f"act_{number}"))
     net = gj.GloroNet(nn.Sequential(body or [layers.Flatten(name="flatten")]), CLASSES)
     example = jnp.zeros((1, inputs))
-    variables = net.init(jax.random.key(0), example, norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 0, example, norms=gj.PowerIteration(steps=1))
     return gj.freeze(net, variables, input_shape=(inputs,))
 
 

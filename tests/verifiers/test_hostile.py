@@ -21,6 +21,7 @@ from gloro_jax.verifiers import (
     Smoothing,
     Status,
 )  # fmt: skip
+from tests import draws
 
 ROUNDED = [Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()]
 
@@ -39,7 +40,7 @@ def frozen_of(hidden, head, *, relu=True):
     inputs = np.shape(hidden[0][0])[0]
     net = gj.GloroNet(nn.Sequential(body), np.shape(head[0])[1])
     example = jnp.zeros((1, inputs))
-    made = net.init(jax.random.key(0), example, norms=gj.PowerIteration(steps=1))["params"]
+    made = draws.init(net, 0, example, norms=gj.PowerIteration(steps=1))["params"]
     weights = {
         "head_kernel": jnp.asarray(head[0], jnp.float32),
         "head_bias": jnp.asarray(head[1], jnp.float32),

@@ -16,6 +16,7 @@ from gloro_jax.verifiers.operations import Affine, Kinked, Parallel, run
 from gloro_jax.verifiers.regions import region
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import charge_of, in_float64, margin_rows
+from tests import draws
 from tests.verifiers import plain_nets
 
 SHAPE = (6, 8, 2)
@@ -58,7 +59,7 @@ def network(request):
     body = nn.Sequential(BODIES["branches" if views else request.param]())
     net = gj.GloroNet(body, 3, views=views)
     example = jnp.zeros((1, *SHAPE))
-    variables = net.init(jax.random.key(0), example, norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 0, example, norms=gj.PowerIteration(steps=1))
     drawn = jax.tree.map(
         lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), variables["params"]
     )
@@ -170,7 +171,7 @@ def test_every_bound_holds_for_points_of_the_region(network, norm, method):
 def test_a_step_without_a_rule_is_named():
     body = nn.Sequential([layers.Flatten(name="flatten"), layers.SmoothAbs(name="smooth")])
     net = gj.GloroNet(body, 3)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, 4)), norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 0, jnp.zeros((1, 4)), norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4,))
     x, labels = np.zeros((1, 4), np.float32), np.zeros(1, int)
     with pytest.raises(ValueError, match="Crown has no rule for a layer that applies 'smooth_abs'"):

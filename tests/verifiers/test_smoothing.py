@@ -1,7 +1,6 @@
 """Randomised smoothing: exact intervals, and the coverage that is promised."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.verifiers import Smoothing, Status
 from gloro_jax.verifiers.smoothing import lower_share, upper_share
+from tests import draws
 
 
 @pytest.mark.parametrize(("count", "n"), [(1, 10), (9, 10), (70, 100), (999, 1000), (5, 5), (0, 7)])
@@ -47,7 +47,7 @@ def test_statements_are_false_no_more_often_than_alpha(runs):
 
 def two_classes():
     net = gj.GloroNet(nn.Sequential([layers.Flatten(name="flatten")]), 2)
-    variables = net.init(jax.random.key(1), jnp.zeros((1, 4)), norms=gj.PowerIteration(steps=1))
+    variables = draws.init(net, 1, jnp.zeros((1, 4)), norms=gj.PowerIteration(steps=1))
     frozen = gj.freeze(net, variables, input_shape=(4,))
     x = np.full((1, 4), 0.7, np.float32)
     head = frozen.head().head

@@ -13,17 +13,25 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.complete.descent import descend
-from gloro_jax.verifiers.complete.method import Complete, Goal, first_witness, relu_bounds
+from gloro_jax.verifiers.complete.method import (
+    Complete,
+    Goal,
+    first_witness,
+    places,
+    relu_bounds,
+)
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
 from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
-from gloro_jax.verifiers.operations import Relu, relus
 from gloro_jax.verifiers.regions import Box, Norm, minimum, region
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 
 _RATE = {"slopes": 0.1, "weights": 0.05}
+_CLOSE = 1e-9
+_CANDIDATES = 3
+_TOGETHER = 16  # cases whose ReLUs are bounded anew together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +62,54 @@ class BranchAndBound(Complete):
 
 
 class _Case(NamedTuple):
-    """A case in the queue; `bound` is its parent's, `split` -1, 0 or 1 for each ReLU."""
+    """A case in the queue: its parent's bounds, slopes and multipliers, and its own conditions.
+
+    `split` is -1, 0 or 1 for each ReLU, and `unit` the one that was split last.
+    """
 
     bound: float
     number: int
     rival: int
+    unit: int
     split: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     slopes: np.ndarray
     weights: np.ndarray
+
+    @property
+    def is_open(self) -> np.ndarray:
+        """Which ReLUs it leaves open."""
+        return (self.low < 0) & (self.high > 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether its conditions contradict each other."""
+        return bool((self.low > self.high + _CLOSE * (1 + np.abs(self.high))).any())
+
+    def halves(self, unit: int) -> tuple["_Case", "_Case"]:
+        """The two cases of one of its ReLUs."""
+        return self.half(unit, -1), self.half(unit, 1)
+
+    def half(self, unit: int, side: int) -> "_Case":
+        """The case where that ReLU's input is at most 0, or at least 0."""
+        split, low, high = self.split.copy(), self.low.copy(), self.high.copy()
+        split[unit] = side
+        low[unit], high[unit] = (low[unit], 0.0) if side < 0 else (0.0, high[unit])
+        return self._replace(unit=unit, split=split, low=low, high=high)
 
 
 class _Cases:
     def __init__(self, method: BranchAndBound, network: Network, goal: Goal) -> None:
         self.method, self.network, self.goal = method, network, goal
-        self.low, self.high = relu_bounds(network, goal)
+        low, high = relu_bounds(network, goal)
         self.wide, self.number = in_float64(network), itertools.count()
-        count = len(self.low)
-        slopes = np.where(self.high >= -self.low, 1.0, 0.0).astype(np.float32)
+        found = places(chain_of(network))
+        self.last = found[-1][1].start if found else 0
+        slopes = np.where(high >= -low, 1.0, 0.0).astype(np.float32)
+        split, weights = np.zeros(len(low), np.int8), np.zeros(len(low), np.float32)
         self.queue = [
-            _Case(
-                -np.inf,
-                next(self.number),
-                rival,
-                np.zeros(count, np.int8),
-                slopes,
-                np.zeros(count, np.float32),
-            )
+            _Case(-np.inf, next(self.number), rival, -1, split, low, high, slopes, weights)
             for rival in range(network.num_classes)
             if rival != goal.label
         ]
@@ -96,16 +126,17 @@ class _Cases:
             if self.goal.is_late:
                 return Status.UNKNOWN
             count = min(self.method.cases, len(self.queue))
-            some = [heapq.heappop(self.queue) for _ in range(count)]
-            bounds, scores, points, slopes, weights = self._bounded(some)
-            is_open = ~(bounds[: len(some)] > 0)
-            if (point := self._tried(points[: len(some)][is_open])) is not None:
+            some = self._tightened([heapq.heappop(self.queue) for _ in range(count)])
+            some = [case for case in some if not case.is_empty]
+            if not some:
+                continue
+            bounded, scores, points = self._bounded(some)
+            is_left = np.array([not case.bound > 0 for case in bounded])
+            if (point := self._tried(points[is_left])) is not None:
                 return point
-            for i in np.flatnonzero(is_open):
-                case = some[i]
-                found = case._replace(bound=bounds[i], slopes=slopes[i], weights=weights[i])
-                if (point := self._split(found, scores[i])) is not None:
-                    return point
+            left = [case for case in bounded if not case.bound > 0]
+            if (point := self._split(left, scores[is_left])) is not None:
+                return point
         return Status.VERIFIED
 
     def _tried(self, points: np.ndarray) -> np.ndarray | None:
@@ -113,21 +144,38 @@ class _Cases:
         finite = points[np.isfinite(points).all(axis=tuple(range(1, points.ndim)))]
         return first_witness(self.network, self.goal, finite)
 
-    def _split(self, case: _Case, scores: np.ndarray) -> np.ndarray | None:
-        low, high = _clipped(self.low, self.high, case.split)
-        is_open = (low < 0) & (high > 0)
-        if not is_open.any():
-            return self._leaf(case, low)
-        unit = int(np.where(is_open, np.nan_to_num(scores), -np.inf).argmax())
-        for side in (-1, 1):
-            split = case.split.copy()
-            split[unit] = side
-            child = case._replace(number=next(self.number), split=split)
-            heapq.heappush(self.queue, child)
+    def _split(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray | None:
+        for case in cases:
+            if not case.is_open.any() and (point := self._leaf(case)) is not None:
+                return point
+        is_open = np.array([case.is_open.any() for case in cases], bool)
+        cases = [case for case in cases if case.is_open.any()]
+        units = self._best_units(cases, scores[is_open]) if cases else ()
+        for case, unit in zip(cases, units, strict=True):
+            for half in case.halves(int(unit)):
+                heapq.heappush(self.queue, half._replace(number=next(self.number)))
         return None
 
-    def _leaf(self, case: _Case, low: np.ndarray) -> np.ndarray | None:
-        goal, pattern = self.goal, Pattern(self.plan, low >= 0)
+    def _best_units(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray:
+        """The ReLU to split in each case: among the highest scores, whose worse half is best.
+
+        One pass for each half, at its case's slopes and multipliers (De Palma et al. 2021).
+        """
+        open_scores = np.where([c.is_open for c in cases], np.nan_to_num(scores), -np.inf)
+        ranked = np.argsort(-open_scores, axis=1, kind="stable")[:, :_CANDIDATES]
+        rows = np.arange(len(cases))
+        worse = []
+        for units in ranked.T:
+            halves = [
+                self._passed([c.half(u, side) for c, u in zip(cases, units, strict=True)])[0]
+                for side in (-1, 1)
+            ]
+            is_choice = open_scores[rows, units] > -np.inf
+            worse.append(np.where(is_choice, np.minimum(*halves), -np.inf))
+        return ranked[rows, np.argmax(worse, axis=0)]
+
+    def _leaf(self, case: _Case) -> np.ndarray | None:
+        goal, pattern = self.goal, Pattern(self.plan, case.low >= 0)
         rows, constants = pattern.leads(goal.label)
         sides, limits = pattern.region()
         distance, point = nearest(
@@ -140,33 +188,57 @@ class _Cases:
         is_near = point is not None and distance <= goal.radius * (1 + 1e-9)
         return goal.inside(point) if point is not None and is_near else None
 
-    def _bounded(self, some: list[_Case]) -> Any:
-        fill = [some[0]] * (self.method.cases - len(some))
-        cases = [*some, *fill]
-        split = np.stack([case.split for case in cases])
-        low, high = _clipped(self.low[None], self.high[None], split)
-        rivals = np.array([case.rival for case in cases])
-        free = {
-            name: np.stack([getattr(case, name) for case in cases]).astype(np.float64)
-            for name in _RATE
-        }
-        goal = self.goal
-        about = {"norm": goal.norm, "box": goal.box}
-        fixed = (goal.x, goal.radius, goal.label, rivals, low, high, split)
-        best, kept, state = np.full(len(cases), -np.inf), free, None
-        scores = points = None
+    def _tightened(self, some: list[_Case]) -> list[_Case]:
+        """Cases with bounds of their ReLUs' inputs under their own conditions.
+
+        A condition on a ReLU of the last layer of them says nothing of others, so its case keeps
+        what it has.
+        """
+        early = [i for i, case in enumerate(some) if 0 <= case.unit < self.last]
+        found = list(some)
+        for first in range(0, len(early), _TOGETHER):
+            places = early[first : first + _TOGETHER]
+            cases = [some[i] for i in places]
+            limits = [self._stacked(cases, name, _TOGETHER) for name in ("low", "high")]
+            low, high = relu_bounds(self.network, self.goal, (limits[0], limits[1]))
+            for row, i in enumerate(places):
+                found[i] = some[i]._replace(low=low[row], high=high[row])
+        return found
+
+    def _bounded(self, some: list[_Case]) -> tuple[list[_Case], np.ndarray, np.ndarray]:
+        """Cases with the best bounds of a few steps upwards, scores of ReLUs, and points."""
+        best, state = [case._replace(bound=-np.inf) for case in some], None
+        now, scores, points = some, np.zeros(0), np.zeros(0)
         for step in range(self.method.steps):
-            with in_64_bits():
-                found = _bound(self.wide, *fixed, free, **about)
-            bounds, gradient, scores, points = (jax.tree.map(np.asarray, part) for part in found)
-            is_better = bounds > best
-            best = np.where(is_better, bounds, best)
-            kept = {n: np.where(is_better[:, None], free[n], kept[n]) for n in free}
-            if (best > 0).all() or step == self.method.steps - 1:
+            bounds, gradient, scores, points = self._passed(now)
+            found = [case._replace(bound=bounds[i]) for i, case in enumerate(now)]
+            best = [a if a.bound > b.bound else b for a, b in zip(found, best, strict=True)]
+            if all(case.bound > 0 for case in best) or step == self.method.steps - 1:
                 break
+            free = {name: self._stacked(now, name, len(now)) for name in _RATE}
             free, state = _ascended(free, gradient, state, step)
-        narrow = [kept[name].astype(np.float32) for name in _RATE]
-        return best, scores, points, *narrow
+            moved = zip(now, free["slopes"], free["weights"], strict=True)
+            # The queue holds many cases, and any slopes and multipliers are admissible.
+            now = [
+                case._replace(slopes=s.astype(np.float32), weights=w.astype(np.float32))
+                for case, s, w in moved
+            ]
+        return best, scores, points
+
+    def _passed(self, some: list[_Case]) -> Any:
+        """Bounds of cases, their gradients, scores, and points, by one pass back."""
+        goal, count = self.goal, self.method.cases
+        free = {name: self._stacked(some, name, count).astype(np.float64) for name in _RATE}
+        parts = (self._stacked(some, name, count) for name in ("rival", "low", "high", "split"))
+        with in_64_bits():
+            about = (goal.x, goal.radius, goal.label)
+            found = _bound(self.wide, *about, *parts, free, norm=goal.norm, box=goal.box)
+        return jax.tree.map(lambda part: np.asarray(part)[: len(some)], found)
+
+    def _stacked(self, some: list[_Case], name: str, count: int) -> np.ndarray:
+        """An entry of all cases, filled up with the first to `count`: one program serves."""
+        fill = [some[0]] * (count - len(some))
+        return np.stack([getattr(case, name) for case in [*some, *fill]])
 
 
 def _ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:
@@ -181,11 +253,6 @@ def _ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:
         moved = free[name] + _RATE[name] * 0.95**step * mean / (spread + 1e-12)
         out[name] = np.clip(moved, 0, 1 if name == "slopes" else np.inf)
     return out, (first, second)
-
-
-def _clipped(low: np.ndarray, high: np.ndarray, split: np.ndarray) -> tuple[Any, Any]:
-    clipped = np.where(split > 0, np.maximum(low, 0), low)
-    return clipped, np.where(split < 0, np.minimum(high, 0), high)
 
 
 def _bound_cases(
@@ -212,7 +279,7 @@ def _bound_cases(
     def total(free: Any) -> Any:
         lines = {
             op.unit: _lines(*(part[:, where].reshape(count, 1, *op.after) for part in parts))
-            for op, where in _places(chain)
+            for op, where in places(chain)
             for parts in [(low, high, split, free["slopes"], free["weights"])]
         }
         found = follow(chain, start(rows), relu=below(lines))
@@ -223,23 +290,13 @@ def _bound_cases(
     (_, (bounds, found, lines)), gradient = jax.value_and_grad(total, has_aux=True)(free)
     scores = [
         _score(found.met[op.unit], lines[op.unit], low[:, where], high[:, where])
-        for op, where in _places(chain)
+        for op, where in places(chain)
     ]
     nothing = jnp.zeros((count, 0), x.dtype)
     return bounds, gradient, jnp.concatenate([nothing, *scores], axis=1), _reached(area, found.rows)
 
 
 _bound = jit(_bound_cases, static_argnames=("norm", "box"))
-
-
-def _places(chain: Any) -> list[tuple[Relu, slice]]:
-    """Each ReLU, and where its units are among all."""
-    found, first = [], 0
-    for op in relus(chain):
-        size = int(np.prod(op.after))
-        found.append((op, slice(first, first + size)))
-        first += size
-    return found
 
 
 def _lines(low: Any, high: Any, split: Any, slopes: Any, weights: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.boxes import Walk
 from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.incomplete import bracket
+from gloro_jax.verifiers.operations import Chain, Relu, relus
 from gloro_jax.verifiers.regions import Box, Norm, region
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import (
@@ -159,22 +161,48 @@ def first_witness(network: Network, goal: Goal, points: Iterable[np.ndarray]) ->
     return next((p for p in witnesses if is_inside(p[None], goal.x[None], **about)[0]), None)
 
 
+def places(chain: Chain) -> list[tuple[Relu, slice]]:
+    """Each ReLU, and where its units are among all."""
+    found, first = [], 0
+    for op in relus(chain):
+        size = math.prod(op.after)
+        found.append((op, slice(first, first + size)))
+        first += size
+    return found
+
+
 @jit
-def _relu_bounds(network: Network, area: Any) -> Any:
-    chain = chain_of(network)
+def _relu_bounds(network: Network, area: Any, low: Any, high: Any) -> Any:
+    chain, count = chain_of(network), len(area.centre)
     walk = Walk(area, None, charge_of(chain, area.centre.dtype))
-    Crown().margins(network, chain, walk, np.zeros(len(area.centre), np.int64), ())
-    ends = [
-        [walk.units[unit][side].reshape(len(area.centre), -1) for unit in sorted(walk.units)]
-        for side in (0, 1)
-    ]
-    nothing = jnp.zeros((len(area.centre), 0))
+    walk.limits = {
+        op.unit: (low[:, at].reshape(-1, *op.after), high[:, at].reshape(-1, *op.after))
+        for op, at in places(chain)
+    }
+    Crown().margins(network, chain, walk, np.zeros(count, np.int64), ())
+    ends = [[walk.units[u][side].reshape(count, -1) for u in sorted(walk.units)] for side in (0, 1)]
+    nothing = jnp.zeros((count, 0))
     return [jnp.concatenate([nothing, *parts], axis=1) for parts in ends]
 
 
-def relu_bounds(network: Network, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the inputs of all ReLUs over the region, (h,) each, by Crown in float64."""
+def relu_bounds(
+    network: Network, goal: Goal, limits: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the inputs of all ReLUs over the region, by Crown in float64.
+
+    Args:
+        network: the network.
+        goal: the image and its region.
+        limits: bounds (n, h) that hold by assumption, in each of n cases; None for none.
+
+    Returns:
+        Two arrays (n, h), or (h,) without limits.
+    """
+    h = sum(math.prod(op.after) for op in relus(chain_of(network)))
+    low, high = limits or (np.full((1, h), -np.inf), np.full((1, h), np.inf))
     with in_64_bits():
-        area = region(goal.x[None], np.array([goal.radius]), norm=goal.norm, box=goal.box)
-        low, high = _relu_bounds(in_float64(network), area)
-    return np.asarray(low)[0], np.asarray(high)[0]
+        x = np.broadcast_to(goal.x, (len(low), *goal.x.shape))
+        area = region(x, np.full(len(low), goal.radius), norm=goal.norm, box=goal.box)
+        found = _relu_bounds(in_float64(network), area, low, high)
+    low, high = (np.asarray(end) for end in found)
+    return (low, high) if limits else (low[0], high[0])

@@ -29,9 +29,8 @@ from tests import draws  # noqa: E402
 TESTS = Path(__file__).parent
 # In these files and folders, the library's programs are compiled as they are for users.
 AS_FOR_USERS = {
-    "certificates", "test_certify", "test_corpus", "test_doors", "test_executed", "test_export",
-    "test_golden", "test_golden_liresnet", "test_hunt", "test_locks", "test_margins",
-    "test_models", "test_published", "test_rounding", "test_upper",
+    "certificates", "test_certify", "test_executed", "test_export", "test_golden",
+    "test_golden_liresnet", "test_hunt", "test_margins", "test_models",
 }  # fmt: skip
 MORE = tuple(
     line

@@ -88,13 +88,12 @@ def tightness(
     points = (x, x + scale * noise / jnp.sqrt(noise[0].size))
     optimizer = optax.adam(1e-2)
     opt_state = optimizer.init(points)
-    best = Tightness(0.0, 1.0, (0, 0))
+    none, one, index = np.float32(0), np.float32(1), np.int32(0)
+    best: Any = (none, none, one, index, index)  # on the device: no step waits for the host
     for _ in range(steps):
-        points, opt_state, found = _ascend(frozen, points, opt_state)
-        ratio, lower, upper, i, j = (float(number) for number in found)
-        if np.isfinite(ratio) and ratio > best.ratio:
-            best = Tightness(lower, upper, (int(i), int(j)))
-    return best
+        points, opt_state, best = _ascend(frozen, points, opt_state, best)
+    _, lower, upper, i, j = (np.asarray(number).item() for number in best)
+    return Tightness(lower, upper, (i, j))
 
 
 def layer_norms(frozen: FrozenNet, spectral: Any, *, steps: int) -> dict[str, dict[str, float]]:
@@ -134,7 +133,7 @@ def operator_estimate(operator: Any, vector: Any, *, steps: int) -> float:
 
 @jit
 def _ascend(
-    frozen: FrozenNet, points: tuple[Array, Array], opt_state: Any
+    frozen: FrozenNet, points: tuple[Array, Array], opt_state: Any, best: tuple[Any, ...]
 ) -> tuple[Any, Any, tuple[Array, ...]]:
     def objective(points: tuple[Array, Array]) -> tuple[Array, tuple[Array, ...]]:
         ratios, slopes, upper = _ratios(frozen, *points)
@@ -146,7 +145,9 @@ def _ascend(
 
     gradient, found = jax.grad(objective, has_aux=True)(points)
     updates, opt_state = optax.adam(1e-2).update(gradient, opt_state)
-    return optax.apply_updates(points, updates), opt_state, found
+    is_better = found[0] > best[0]  # not if it is NaN
+    best = tuple(jnp.where(is_better, new, old) for new, old in zip(found, best, strict=True))
+    return optax.apply_updates(points, updates), opt_state, best
 
 
 def _ratios(

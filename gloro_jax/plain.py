@@ -41,12 +41,15 @@ def settle(config: Any) -> None:
     Raises:
         ValueError: if a field is none of the words or of the kind of number that it may be.
     """
-    for name, kind in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
+    kinds = typing.get_type_hints(type(config))
+    for name in (field.name for field in dataclasses.fields(config)):
+        kind, value = kinds[name], getattr(config, name)
         if isinstance(value, np.generic):
             value = value.item()
         if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
             raise ValueError(f"{name} is one of {list(choices)}, got {value!r}.")
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"{name} is True or False, got {value!r}.")
         if kind in (int, float):
             value = _settled_number(name, kind, value)
         object.__setattr__(config, name, value)

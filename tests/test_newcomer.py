@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import gloro_jax as gj
-from gloro_jax import repair
+from gloro_jax import repair, verifiers
 from gloro_jax.ensembles import Compositional, EntropyGate, SoftVoting, Voting
+from gloro_jax.ensembles.consistency import ssim
 from gloro_jax.guarantees import Affinity
 from gloro_jax.models import GloroCNN
 from gloro_jax.verifiers import Crown, Lipschitz
@@ -129,3 +130,32 @@ def test_an_affinity_set_names_a_class_once():
     with pytest.raises(ValueError, match="names a class twice"):
         Affinity([[0, 1, 0]])
     assert dataclasses.replace(Affinity([[0, 1], [1, 2]])).without(5) == [3, 4]
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: verifiers.BranchAndBound(time_limit="a"), "time_limit is a number such as 0.3"),
+        (lambda: verifiers.MixedInteger(time_limit=None), "time_limit is a number, got None"),
+        (lambda: verifiers.MixedInteger(time_limit=0), "a positive number of seconds, got 0"),
+        (lambda: verifiers.BranchAndBound(steps=0), "steps and cases of at least 1"),
+        (lambda: verifiers.BranchAndBound(restarts=-1), "restarts of at least 0"),
+        (lambda: verifiers.AlphaCrown(steps=2.5), "steps is a whole number, got 2.5"),
+        (lambda: verifiers.Crown(is_rounding_counted="no"), "is True or False, got 'no'"),
+        (lambda: verifiers.Projections(mode="all"), "mode is one of .*complete.*, got 'all'"),
+        (lambda: verifiers.Smoothing(sigma="much"), "sigma is a number such as"),
+        (lambda: verifiers.Smoothing(sigma=0.1, n=1e9 + 0.5), "n is a whole number"),
+        (lambda: EntropyGate("a"), "threshold is a number such as"),
+        (lambda: ssim(np.ones((1, 8, 8, 1)), np.ones((1, 9, 8, 1))), "two arrays of one shape"),
+        (lambda: ssim(np.ones((1, 3, 3, 1)), np.ones((1, 3, 3, 1))), "at least window=7"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_folder_is_no_certificate(tmp_path):
+    with pytest.raises(gj.certificates.Refused, match="is a folder, and a certificate is one file"):
+        gj.certificates.check(tmp_path)

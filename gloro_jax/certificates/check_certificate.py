@@ -678,6 +678,8 @@ def check(path, *, data=None, run=None):
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             return _check(path, data, run)
+    except IsADirectoryError:
+        raise Refused(plain(f"{path} is a folder, and a certificate is one file")) from None
     except (*DAMAGE, RecursionError) as error:
         raise Refused(plain(f"the file is damaged: {type(error).__name__}: {error}")) from None
 

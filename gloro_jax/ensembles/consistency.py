@@ -32,7 +32,15 @@ def ssim(a: np.ndarray, b: np.ndarray, *, window: int = 7) -> np.ndarray:
 
     Means over windows of the index of Wang, Bovik, Sheikh and Simoncelli (2004), with constants
     0.01 and 0.03 of the range of both images.
+
+    Raises:
+        ValueError: if the two are not of one such shape, or smaller than the window.
     """
+    if np.shape(a) != np.shape(b) or np.ndim(a) != 4 or min(np.shape(a)[1:3]) < window:
+        raise ValueError(
+            "ssim compares two arrays of one shape (n, H, W, C), H and W at least "
+            f"window={window}, got {np.shape(a)} and {np.shape(b)}."
+        )
     found = []
     for x, y in zip(a.sum(axis=-1, dtype=float), b.sum(axis=-1, dtype=float), strict=True):
         reach = max(x.max(), y.max()) - min(x.min(), y.min())

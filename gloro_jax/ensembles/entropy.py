@@ -13,6 +13,7 @@ import numpy as np
 
 from gloro_jax.ensembles.members import check_batch
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.plain import settle
 
 _ROUNDING = 1e-9  # of float64 here, far above what its errors add up to
 _HALVINGS = 60
@@ -32,6 +33,7 @@ class EntropyGate:
     threshold: float
 
     def __post_init__(self) -> None:
+        settle(self)
         if not 0 < self.threshold < math.inf:
             raise ValueError(f"threshold is an entropy above 0 in nats, got {self.threshold}.")
 

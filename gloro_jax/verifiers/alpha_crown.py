@@ -35,6 +35,7 @@ class AlphaCrown(Crown):
 
     def __post_init__(self) -> None:
         """Raises a ValueError for fewer than one step or a learning rate that is not positive."""
+        super().__post_init__()
         if self.steps < 1 or not self.learning_rate > 0:
             raise ValueError(
                 "AlphaCrown takes steps of at least 1 and a positive learning_rate, got "

@@ -58,6 +58,7 @@ class Smoothing(Verifier):
 
     def __post_init__(self) -> None:
         """Raises a ValueError for numbers that make no procedure."""
+        super().__post_init__()
         if not 0 < self.sigma < np.inf:
             raise ValueError(f"sigma is positive and finite, got {self.sigma}.")
         if min(self.n0, self.n, self.at_once) < 1:

@@ -11,7 +11,7 @@ import numpy as np
 from gloro_jax.certification import refuse_bytes
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.network import Network, network_of
-from gloro_jax.plain import number
+from gloro_jax.plain import number, settle
 from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
 from gloro_jax.verifiers.rules import check_rules
 
@@ -74,6 +74,10 @@ class Verifier(abc.ABC):
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for a field that is not of the kind that it must be."""
+        settle(self)
 
     @property
     def name(self) -> str:

@@ -53,6 +53,15 @@ class BranchAndBound(Complete):
     cases: int = 64
     restarts: int = 4
 
+    def __post_init__(self) -> None:
+        """Raises a ValueError for no step, no case, or fewer restarts than none."""
+        super().__post_init__()
+        if min(self.steps, self.cases) < 1 or self.restarts < 0:
+            raise ValueError(
+                "BranchAndBound takes steps and cases of at least 1 and restarts of at least 0, "
+                f"got {self.steps}, {self.cases} and {self.restarts}."
+            )
+
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """Descent, then cases, the least bound first."""
         witness = None

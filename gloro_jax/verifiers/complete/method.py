@@ -88,6 +88,7 @@ class Complete(Verifier):
 
     def __post_init__(self) -> None:
         """Raises a ValueError for a time limit that is not positive."""
+        super().__post_init__()
         if not self.time_limit > 0:
             raise ValueError(f"time_limit is a positive number of seconds, got {self.time_limit}.")
 

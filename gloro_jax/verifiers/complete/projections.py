@@ -35,13 +35,6 @@ class Projections(Complete):
 
     mode: Literal["incomplete", "lower_bound", "complete"] = "complete"
 
-    def __post_init__(self) -> None:
-        """Raises a ValueError for an unknown mode or a time limit that is not positive."""
-        super().__post_init__()
-        known = ("incomplete", "lower_bound", "complete")
-        if self.mode not in known:
-            raise ValueError(f"mode is one of {', '.join(known)}, got {self.mode!r}.")
-
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """Searches up to the radius."""
         status, _, point = _Search(self, network, goal).run(goal.radius)

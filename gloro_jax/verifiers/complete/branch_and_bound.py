@@ -31,6 +31,7 @@ from gloro_jax.verifiers.verdicts import Status
 _RATE = {"slopes": 0.1, "weights": 0.05}
 _CLOSE = 1e-9
 _CANDIDATES = 3
+_FEW = 1024
 _TOGETHER = 16  # cases whose ReLUs are bounded anew together
 
 
@@ -40,8 +41,9 @@ class BranchAndBound(Complete):
 
     A case's conditions, z >= 0 or z <= 0, enter its bound with multipliers, which are optimised
     together with the slopes below unstable ReLUs (Wang et al. 2021, beta-CROWN). Bounds of the
-    ReLUs' inputs are Crown's over the whole region. Where a case leaves no ReLU open, the network
-    is affine, and a quadratic or linear program decides. Witnesses come from descent first.
+    ReLUs' inputs are Crown's; in networks of at most 1,024 ReLUs, each case finds them anew under
+    its conditions. Where a case leaves no ReLU open, the network is affine, and a quadratic or
+    linear program decides. Witnesses come from descent first.
 
     Attributes:
         steps: of Adam for each batch of cases.
@@ -114,7 +116,8 @@ class _Cases:
         low, high = relu_bounds(network, goal)
         self.wide, self.number = in_float64(network), itertools.count()
         found = places(chain_of(network))
-        self.last = found[-1][1].start if found else 0
+        # Of many ReLUs, new bounds for a case take longer than many cases without.
+        self.last = found[-1][1].start if found and len(low) <= _FEW else 0
         slopes = np.where(high >= -low, 1.0, 0.0).astype(np.float32)
         split, weights = np.zeros(len(low), np.int8), np.zeros(len(low), np.float32)
         self.queue = [

@@ -179,7 +179,7 @@ class _Cases:
         worse = []
         for units in ranked.T:
             halves = [
-                self._passed([c.half(u, side) for c, u in zip(cases, units, strict=True)])[0]
+                self._passed([c.half(int(u), side) for c, u in zip(cases, units, strict=True)])[0]
                 for side in (-1, 1)
             ]
             is_choice = open_scores[rows, units] > -np.inf

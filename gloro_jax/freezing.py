@@ -67,6 +67,11 @@ def freeze(
     """
     if not isinstance(net, GloroNet):
         raise TypeError(f"freeze takes a gj.GloroNet, got {type(net).__name__}.")
+    if type(net).__call__ is not GloroNet.__call__:
+        raise TypeError(
+            f"{type(net).__name__} has a __call__ of its own, which freezing would leave out: what "
+            "is frozen is the body and the head. Put what it does into a layer of the body."
+        )
     if is_tracing(variables):
         raise TypeError(
             "freeze looks at the weights on the host, so it cannot run inside jit, vmap or grad. "
@@ -211,6 +216,11 @@ def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
     flatten = jax.tree_util.tree_flatten_with_path
     named, structure = flatten(operators, is_leaf=_is_collected)
     for path, node in named:
+        if any("/" in str(getattr(key, "key", "")) for key in path):
+            raise ValueError(
+                f"The name of a module on the way to {path_name(path)} holds a slash, so that two "
+                "layers could share one path. Take another name."
+            )
         if not all(np.isfinite(np.asarray(array)).all() for array in jax.tree.leaves(node)):
             raise ValueError(
                 f"The weights of {path_name(path)} hold NaN or infinite entries, so nothing can "

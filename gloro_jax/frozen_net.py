@@ -70,7 +70,7 @@ class FrozenNet:
         self._is_checked = False
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
-        """Logits (..., m) with the guaranteed bound, for images (..., H, W, C).
+        """Logits (..., m) with the guaranteed bound, for images (..., H, W, C); NaN if not sane.
 
         Raises:
             TypeError: if `x` is not float32.
@@ -108,8 +108,7 @@ class FrozenNet:
         scores then mean nothing. Layers are not looked at one by one, which would cost time: what
         they can amount to is known from their bounds and biases, so the image's length decides.
         """
-        axes = tuple(range(x.ndim - len(self.input_shape), x.ndim))
-        squares = jnp.sum(jnp.square(x), axis=axes)
+        squares = jnp.sum(jnp.square(x), axis=tuple(range(-len(self.input_shape), 0)))
         is_short = is_finite(squares) & (squares <= jnp.square(self._frozen["longest"]))
         return is_short & follows_ieee(squares)
 
@@ -211,7 +210,7 @@ class FrozenNet:
                 "altered after gj.freeze, or its layers without weights are others. Bounds hold "
                 "for the network they were computed from; freeze the network again."
             )
-        self._is_checked = True
+        self._is_checked = all(isinstance(leaf, jax.Array) for leaf in leaves)  # NumPy's can change
 
     def _computed_digest(self) -> np.ndarray:
         steps = self.steps() if self.digest_version > 1 else None
@@ -229,8 +228,8 @@ class FrozenNet:
         )
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
-        """Leaves, and what is static."""
-        return (self._frozen, self._digest), self._static
+        """Leaves, and what is static; dictionaries of its own, which may be written to."""
+        return (jax.tree.map(lambda leaf: leaf, self._frozen), self._digest), self._static
 
     @classmethod
     def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":
@@ -240,7 +239,8 @@ class FrozenNet:
 
 @jit
 def _logits(frozen: FrozenNet, x: Array) -> GloroLogits:
-    return frozen.apply(x)
+    logits, is_sane = frozen.apply(x), frozen.is_sane(x)[..., None]
+    return dataclasses.replace(logits, values=jnp.where(is_sane, logits.values, jnp.nan))
 
 
 def assemble(

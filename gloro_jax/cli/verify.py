@@ -58,6 +58,7 @@ class VerifyOptions(Selection):
 
 
 _ONE_BY_ONE = ("projections", "branch-and-bound", "mixed-integer", "smoothing")
+_EXAMPLE = {"linf": "--norm linf --radius 2/255", "l2": "--norm l2"}
 _METHODS = {
     "lipschitz": verifiers.Lipschitz,
     "interval": verifiers.IntervalBounds,
@@ -87,7 +88,7 @@ def verify(words: list[str]) -> int:
         if options.norm not in _METHODS[name].norms:
             raise ValueError(
                 f"{name} verifies {' and '.join(_METHODS[name].norms)} balls, and --norm is "
-                f"{options.norm}: --norm linf --radius 2/255, for example."
+                f"{options.norm}: {_EXAMPLE[_METHODS[name].norms[0]]}, for example."
             )
     opened = open_run(options.run, options)
     radius = opened.epsilon if options.radius is None else number(options.radius)

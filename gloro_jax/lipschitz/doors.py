@@ -167,6 +167,11 @@ def _impurities(jaxpr: Any) -> Iterator[str]:
         yield "reads or writes a mutable array (a Ref)"
     for equation in jaxpr.eqns:
         name = equation.primitive.name
+        if "rbg" in name or any("key<" in str(a.aval) and "rbg" in str(a.aval) for a in atoms):
+            yield (
+                "draws with a key of rbg, whose numbers hang on the place of an example in its "
+                "batch: take jax.random.key(seed, impl='threefry2x32')"
+            )
         if name in _IMPURE:
             yield f"{_IMPURE[name]} ({name})"
         if name != "pallas_call":  # whose kernels are written with Refs
@@ -200,19 +205,23 @@ def _copied_param(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, jax.extend.core.Jaxpr):
         return _copied_jaxpr(value, change)
     if isinstance(value, tuple | list) and any(True for _ in inner_jaxprs({"": value})):
-        return type(value)(_copied_param(item, change) for item in value)
+        items = [_copied_param(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 
 def _copied_atom(atom: Any) -> Any:
     if isinstance(atom, jax.extend.core.Literal) and hasattr(atom.val, "dtype"):
-        return jax.extend.core.Literal(_copied_array(atom.val), atom.aval)
+        # Typed numbers of JAX's would become float64 or int64.
+        return jax.extend.core.Literal(np.array(atom.val, atom.val.dtype), atom.aval)
     return atom
 
 
 def _copied_array(array: Any) -> Any:
     """An array that cannot change, as NumPy's can."""
-    return array if isinstance(array, jax.Array | Tracer) else np.array(array)
+    if isinstance(array, jax.Array | Tracer):
+        return array
+    return np.array(array, getattr(array, "dtype", None))
 
 
 def check_output(out: Any, shape: tuple[Any, ...]) -> None:

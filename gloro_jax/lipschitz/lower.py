@@ -29,12 +29,12 @@ def lower_bound(operator: WeightedMap) -> float:
     Args:
         operator: with a concrete kernel, not stacked.
     """
-    if isinstance(operator, Scaling):
+    if type(operator) is Scaling:
         return abs(float(np.asarray(operator.kernel)))
-    if isinstance(operator, Matrix):  # a convolution of one pixel
+    if type(operator) is Matrix:  # a convolution of one pixel
         kernel = np.asarray(operator.kernel)[None, None]
         return lower_bound(Convolution(kernel, (1, 1), (1, 1), ((0, 0), (0, 0))))
-    if isinstance(operator, Convolution):
+    if type(operator) is Convolution:
         return _convolution(operator)
     rng, shape = np.random.default_rng(0), operator.input_shape
     start = rng.standard_normal(shape).astype(np.float32)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,9 +19,15 @@ _LINEAR = ("conv", "dense", "scale")
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A number that depends on weights alone; `get` computes it."""
+    """A number that depends on weights alone; `get` computes it.
+
+    Attributes:
+        origin: "leaf" if it is a frozen array or a slice of its first axis, which are what bounds
+            speak of; "changed" if it was computed from one.
+    """
 
     get: Callable[[], Any]
+    origin: Literal["leaf", "changed", ""] = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gloro_jax.lipschitz.steps import Step, Steps, joined
 from gloro_jax.program.settle import computed
 from gloro_jax.program.visit import Known, Visit
 
+_SAME = ("copy", "copy_p", "stop_gradient")  # what comes out is what went in
 # Equations that hold a program which is walked through in their place.
 _ENTERED = ("jit", "pjit", "remat", "remat2", "checkpoint", "closed_call", "core_call")
 
@@ -60,7 +61,7 @@ class Walk:
     def enter(self, closed: Any, leaves: Sequence[Any]) -> None:
         """Walks through the whole program; `result` is then what comes out."""
         entering = self._new(_Branch(1.0, 0.0, ()))
-        found = self._run(closed.jaxpr, _constants(closed), [*map(_known, leaves), *entering])
+        found = self._run(closed.jaxpr, _constants(closed), [*map(_leaf, leaves), *entering])
         if not _are_twins(found):
             raise ValueError(
                 "What the body returns is no activation with its own bound: " + _OUTSIDE
@@ -115,6 +116,10 @@ class Walk:
                 raise ValueError(f"What enters {passage.layer} {_OUTSIDE}")
         if any(isinstance(operand, _Mark) for operand in others):
             raise TypeError(f"In {passage.layer}, {ANOTHER_ACTIVATION}.")
+        arrays = zip(others, equation.invars[3 * count :], strict=True)
+        # A constant, which is a number, is looked at on its way.
+        if any(o.origin == "changed" and atom.aval.shape for o, atom in arrays):
+            raise ValueError(f"What {passage.layer} runs with {_CHANGED}")
         self._check_shapes(equation, passage)
         visit = Visit(passage, equation.params["jaxpr"], others)
         self.visits.setdefault(number, visit)
@@ -159,7 +164,7 @@ class Walk:
         outputs: list[list[Any]] = []
         first: dict[int, Steps] = {}
         for turn in reversed(order) if params["reverse"] else order:
-            here = [Known(lambda row=row, turn=turn: row.get()[turn]) for row in rows]
+            here = [Known(lambda row=row, turn=turn: row.get()[turn], row.origin) for row in rows]
             found = self._run(inner.jaxpr, _constants(inner), [*consts, *carry, *here])
             carry, out = list(map(_settled, found[:count])), found[count:]
             outputs.append(out)
@@ -207,8 +212,19 @@ _OUTSIDE = (
 )
 
 
-def _known(number: Any) -> Known:
-    return Known(lambda: number)
+_CHANGED = (
+    "was computed from frozen arrays, and bounds speak of those arrays as they are. That is so if "
+    "nn.map_variables changes them, or if nn.scan stacks them along another axis than the first: "
+    "write variable_axes={'params': 0, 'operators': 0, 'frozen': 0, 'spectral': 0}."
+)
+
+
+def _known(number: Any, origin: Any = "") -> Known:
+    return Known(lambda: number, origin)
+
+
+def _leaf(number: Any) -> Known:
+    return _known(number, "leaf")
 
 
 def _constants(closed: Any) -> list[Any]:
@@ -248,12 +264,15 @@ def _computed(equation: Any, operands: list[Any]) -> list[Known]:
             found.append(computed(equation, [operand.get() for operand in operands]))
         return found[0][place]
 
-    return [Known(lambda place=place: get(place)) for place in range(len(equation.outvars))]
+    is_unchanged = equation.primitive.name in _SAME or not any(o.origin for o in operands)
+    origin = operands[0].origin if operands and is_unchanged else "changed"
+    places = range(len(equation.outvars))
+    return [Known(lambda place=place: get(place), origin if operands else "") for place in places]
 
 
 def _settled(entry: Any) -> Any:
     """What a turn of a loop leaves, computed, so that a thousand turns are no deep recursion."""
-    return _known(entry.get()) if isinstance(entry, Known) else entry
+    return _known(entry.get(), entry.origin) if isinstance(entry, Known) else entry
 
 
 def _stacked(column: Any, *, is_reversed: bool) -> Any:

@@ -107,7 +107,9 @@ def lengths(vectors: Any) -> Any:
     """l2 norms along the last axis; squares of small entries must not vanish."""
     largest = jnp.abs(vectors).max(axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
-    return scale[..., 0] * jnp.sqrt(jnp.square(vectors / scale).sum(axis=-1))
+    squares = jnp.square(vectors / scale).sum(axis=-1)
+    is_long = squares > 0  # the gradient of a root is infinite at 0
+    return jnp.where(is_long, scale[..., 0] * jnp.sqrt(jnp.where(is_long, squares, 1)), 0)
 
 
 def _dot(rows: Any, vectors: Any) -> Any:

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.layers.lipnext import shift_channels
 from gloro_jax.lipschitz.geometry import output_size
 from gloro_jax.lipschitz.steps import Step, Steps, every
 from gloro_jax.network import Network
+from gloro_jax.platforms import jit
 from gloro_jax.verifiers.kinks import absolute, max_pool, sorted_pairs
-from gloro_jax.verifiers.operations import Affine, Chain, Parallel, Relu, Shape
+from gloro_jax.verifiers.operations import Affine, Chain, Parallel, Relu, Shape, run
 from gloro_jax.views import source_of_pixels
 
 
@@ -29,6 +31,47 @@ def check_rules(network: Network, *, method: str) -> None:
                 f"{', '.join(sorted(map(str, _RULES)))}. gj.certify needs none, nor does "
                 "gj.verifiers.Smoothing."
             )
+
+
+_examined: set[str] = set()
+
+
+def check_executed(network: Network, frozen: FrozenNet) -> None:
+    """Raises a ValueError if the steps of a network do something else than what runs.
+
+    A layer says by its `step` what it does. Scores at a few random points are compared, once for
+    each digest.
+    """
+    if frozen.digest in _examined:
+        return
+    rng = np.random.default_rng(0)
+    sizes = np.array([0.3, 1.0, 3.0], np.float32).reshape(-1, *[1] * len(network.input_shape))
+    x = sizes * rng.standard_normal((3, *network.input_shape), np.float32)
+    try:
+        executed, described = map(np.asarray, _scores(frozen, network, x))
+    except TypeError as error:  # of shapes that do not fit
+        raise ValueError(f"{_ANOTHER}: {error}") from None
+    lengths = np.sqrt(np.square(x).reshape(len(x), -1).sum(axis=1))
+    reach = float(network.lipschitz) * float(network.norms["head"]) * lengths
+    room = 1e-3 * np.abs(executed).max(axis=1) + 1e-5 * reach
+    gap = np.abs(executed - described).max(axis=1)
+    if np.isfinite(executed).all() and not (gap <= room).all():
+        raise ValueError(
+            f"{_ANOTHER}: their scores differ by {gap.max():.3g}, of {np.abs(executed).max():.3g}."
+        )
+    _examined.add(frozen.digest)
+
+
+_ANOTHER = (
+    "The network as its steps describe it is not the one that runs, so that a verifier would speak "
+    "of another one. Some layer does something else than its `step` says, two layers share one "
+    "name, or a loop hands on what it did not compute"
+)
+
+
+@jit
+def _scores(frozen: FrozenNet, network: Network, x: Any) -> Any:
+    return frozen.apply(x).values, run(chain_of(network), x)
 
 
 def chain_of(network: Network) -> Chain:

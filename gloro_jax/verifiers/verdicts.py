@@ -13,7 +13,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.network import Network, network_of
 from gloro_jax.plain import number, settle
 from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
-from gloro_jax.verifiers.rules import check_rules
+from gloro_jax.verifiers.rules import check_executed, check_rules
 
 
 class Status(enum.IntEnum):
@@ -164,6 +164,7 @@ class Verifier(abc.ABC):
         """What the method reads; raises a ValueError for a step without a rule."""
         network = network_of(frozen)
         check_rules(network, method=self.name)
+        check_executed(network, frozen)
         return network
 
     @abc.abstractmethod

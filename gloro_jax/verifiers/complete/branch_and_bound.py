@@ -7,11 +7,11 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.platforms import in_64_bits, jit
+from gloro_jax.platforms import in_64_bits
+from gloro_jax.verifiers.complete.cases import RATE, ascended, bound
 from gloro_jax.verifiers.complete.descent import descend
 from gloro_jax.verifiers.complete.method import (
     Complete,
@@ -22,13 +22,10 @@ from gloro_jax.verifiers.complete.method import (
 )
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
-from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
-from gloro_jax.verifiers.regions import Box, Norm, minimum, region
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 
-_RATE = {"slopes": 0.1, "weights": 0.05}
 _CLOSE = 1e-9
 _CANDIDATES = 3
 _FEW = 1024
@@ -135,6 +132,8 @@ class _Cases:
     def decide(self) -> Status | np.ndarray:
         """VERIFIED when no case is left, UNKNOWN when the time is, or a point."""
         while self.queue:
+            if not np.isfinite([self.queue[0].low, self.queue[0].high]).all():
+                return Status.UNKNOWN  # the ball is too large for float64
             if self.goal.is_late:
                 return Status.UNKNOWN
             count = min(self.method.cases, len(self.queue))
@@ -227,8 +226,8 @@ class _Cases:
             best = [a if a.bound > b.bound else b for a, b in zip(found, best, strict=True)]
             if all(case.bound > 0 for case in best) or step == self.method.steps - 1:
                 break
-            free = {name: self._stacked(now, name, len(now)) for name in _RATE}
-            free, state = _ascended(free, gradient, state, step)
+            free = {name: self._stacked(now, name, len(now)) for name in RATE}
+            free, state = ascended(free, gradient, state, step)
             moved = zip(now, free["slopes"], free["weights"], strict=True)
             # The queue holds many cases, and any slopes and multipliers are admissible.
             now = [
@@ -240,97 +239,14 @@ class _Cases:
     def _passed(self, some: list[_Case]) -> Any:
         """Bounds of cases, their gradients, scores, and points, by one pass back."""
         goal, count = self.goal, self.method.cases
-        free = {name: self._stacked(some, name, count).astype(np.float64) for name in _RATE}
+        free = {name: self._stacked(some, name, count).astype(np.float64) for name in RATE}
         parts = (self._stacked(some, name, count) for name in ("rival", "low", "high", "split"))
         with in_64_bits():
             about = (goal.x, goal.radius, goal.label)
-            found = _bound(self.wide, *about, *parts, free, norm=goal.norm, box=goal.box)
+            found = bound(self.wide, *about, *parts, free, norm=goal.norm, box=goal.box)
         return jax.tree.map(lambda part: np.asarray(part)[: len(some)], found)
 
     def _stacked(self, some: list[_Case], name: str, count: int) -> np.ndarray:
         """An entry of all cases, filled up with the first to `count`: one program serves."""
         fill = [some[0]] * (count - len(some))
         return np.stack([getattr(case, name) for case in [*some, *fill]])
-
-
-def _ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:
-    """A step of Adam upwards, in NumPy: the arrays are small."""
-    first, second = state or (dict.fromkeys(free, 0.0), dict.fromkeys(free, 0.0))
-    first = {n: 0.9 * first[n] + 0.1 * gradient[n] for n in free}
-    second = {n: 0.999 * second[n] + 0.001 * np.square(gradient[n]) for n in free}
-    out = {}
-    for name in free:
-        mean = first[name] / (1 - 0.9 ** (step + 1))
-        spread = np.sqrt(second[name] / (1 - 0.999 ** (step + 1)))
-        moved = free[name] + _RATE[name] * 0.95**step * mean / (spread + 1e-12)
-        out[name] = np.clip(moved, 0, 1 if name == "slopes" else np.inf)
-    return out, (first, second)
-
-
-def _bound_cases(
-    network: Network,
-    x: Any,
-    radius: Any,
-    label: Any,
-    rivals: Any,
-    low: Any,
-    high: Any,
-    split: Any,
-    free: Any,
-    *,
-    norm: Norm,
-    box: Box,
-) -> Any:
-    """Bounds of cases, their gradients, scores of ReLUs to split, and where bounds are reached."""
-    chain, count = chain_of(network), len(rivals)
-    centre = jnp.broadcast_to(x, (count, *x.shape))
-    area = region(centre, jnp.full(count, radius), norm=norm, box=box)
-    eye = jnp.eye(network.num_classes, dtype=x.dtype)
-    rows = (eye[label][None] - eye[rivals])[:, None]
-
-    def total(free: Any) -> Any:
-        lines = {
-            op.unit: _lines(*(part[:, where].reshape(count, 1, *op.after) for part in parts))
-            for op, where in places(chain)
-            for parts in [(low, high, split, free["slopes"], free["weights"])]
-        }
-        found = follow(chain, start(rows), relu=below(lines))
-        value, _ = minimum(area, found.rows, is_tight=True)
-        bounds = (value + found.offset)[:, 0]
-        return bounds.sum(), (bounds, found, lines)
-
-    (_, (bounds, found, lines)), gradient = jax.value_and_grad(total, has_aux=True)(free)
-    scores = [
-        _score(found.met[op.unit], lines[op.unit], low[:, where], high[:, where])
-        for op, where in places(chain)
-    ]
-    nothing = jnp.zeros((count, 0), x.dtype)
-    return bounds, gradient, jnp.concatenate([nothing, *scores], axis=1), _reached(area, found.rows)
-
-
-_bound = jit(_bound_cases, static_argnames=("norm", "box"))
-
-
-def _lines(low: Any, high: Any, split: Any, slopes: Any, weights: Any) -> Any:
-    lines = adaptive_lines(low, high).with_slopes(slopes)
-    # With z >= 0 as -z <= 0, a multiplier adds at most 0 to what is bounded.
-    return lines._replace(tilt=-split * jnp.maximum(weights, 0))
-
-
-def _score(met: Any, lines: Any, low: Any, high: Any) -> Any:
-    """How much the lines of a ReLU may cost: the row that meets it times their largest gap."""
-    row = met.reshape(len(met), -1)
-    over, slope = (part.reshape(len(met), -1) for part in (lines.over, lines.low))
-    gap = jnp.maximum(-low * slope, high * (1 - slope))
-    return jnp.where(row < 0, -row * over, row * gap)
-
-
-def _reached(area: Any, rows: Any) -> Any:
-    """The point of the ball where the linear function is least."""
-    row = rows[:, 0]
-    if area.norm == "linf":
-        return jnp.where(row > 0, area.lower, area.upper)
-    axes = tuple(range(1, row.ndim))
-    length = jnp.sqrt(jnp.square(row).sum(axes, keepdims=True))
-    radius = area.radius.reshape(-1, *(1,) * (row.ndim - 1))
-    return area.centre - radius * row / jnp.maximum(length, 1e-30)

@@ -1,0 +1,99 @@
+"""One pass back for a batch of cases: bounds, gradients, scores of ReLUs, and a step upwards."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gloro_jax.network import Network
+from gloro_jax.platforms import jit
+from gloro_jax.verifiers.complete.method import places
+from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
+from gloro_jax.verifiers.regions import Box, Norm, minimum, region
+from gloro_jax.verifiers.rules import chain_of
+
+RATE = {"slopes": 0.1, "weights": 0.05}
+
+
+def ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:
+    """A step of Adam upwards, in NumPy: the arrays are small."""
+    first, second = state or (dict.fromkeys(free, 0.0), dict.fromkeys(free, 0.0))
+    first = {n: 0.9 * first[n] + 0.1 * gradient[n] for n in free}
+    second = {n: 0.999 * second[n] + 0.001 * np.square(gradient[n]) for n in free}
+    out = {}
+    for name in free:
+        mean = first[name] / (1 - 0.9 ** (step + 1))
+        spread = np.sqrt(second[name] / (1 - 0.999 ** (step + 1)))
+        moved = free[name] + RATE[name] * 0.95**step * mean / (spread + 1e-12)
+        out[name] = np.clip(moved, 0, 1 if name == "slopes" else np.inf)
+    return out, (first, second)
+
+
+def _bound_cases(
+    network: Network,
+    x: Any,
+    radius: Any,
+    label: Any,
+    rivals: Any,
+    low: Any,
+    high: Any,
+    split: Any,
+    free: Any,
+    *,
+    norm: Norm,
+    box: Box,
+) -> Any:
+    """Bounds of cases, their gradients, scores of ReLUs to split, and where bounds are reached."""
+    chain, count = chain_of(network), len(rivals)
+    centre = jnp.broadcast_to(x, (count, *x.shape))
+    area = region(centre, jnp.full(count, radius), norm=norm, box=box)
+    eye = jnp.eye(network.num_classes, dtype=x.dtype)
+    rows = (eye[label][None] - eye[rivals])[:, None]
+
+    def total(free: Any) -> Any:
+        lines = {
+            op.unit: _lines(*(part[:, where].reshape(count, 1, *op.after) for part in parts))
+            for op, where in places(chain)
+            for parts in [(low, high, split, free["slopes"], free["weights"])]
+        }
+        found = follow(chain, start(rows), relu=below(lines))
+        value, _ = minimum(area, found.rows, is_tight=True)
+        bounds = (value + found.offset)[:, 0]
+        return bounds.sum(), (bounds, found, lines)
+
+    (_, (bounds, found, lines)), gradient = jax.value_and_grad(total, has_aux=True)(free)
+    scores = [
+        _score(found.met[op.unit], lines[op.unit], low[:, where], high[:, where])
+        for op, where in places(chain)
+    ]
+    nothing = jnp.zeros((count, 0), x.dtype)
+    return bounds, gradient, jnp.concatenate([nothing, *scores], axis=1), _reached(area, found.rows)
+
+
+bound = jit(_bound_cases, static_argnames=("norm", "box"))
+
+
+def _lines(low: Any, high: Any, split: Any, slopes: Any, weights: Any) -> Any:
+    lines = adaptive_lines(low, high).with_slopes(slopes)
+    # With z >= 0 as -z <= 0, a multiplier adds at most 0 to what is bounded.
+    return lines._replace(tilt=-split * jnp.maximum(weights, 0))
+
+
+def _score(met: Any, lines: Any, low: Any, high: Any) -> Any:
+    """How much the lines of a ReLU may cost: the row that meets it times their largest gap."""
+    row = met.reshape(len(met), -1)
+    over, slope = (part.reshape(len(met), -1) for part in (lines.over, lines.low))
+    gap = jnp.maximum(-low * slope, high * (1 - slope))
+    return jnp.where(row < 0, -row * over, row * gap)
+
+
+def _reached(area: Any, rows: Any) -> Any:
+    """The point of the ball where the linear function is least."""
+    row = rows[:, 0]
+    if area.norm == "linf":
+        return jnp.where(row > 0, area.lower, area.upper)
+    axes = tuple(range(1, row.ndim))
+    length = jnp.sqrt(jnp.square(row).sum(axes, keepdims=True))
+    radius = area.radius.reshape(-1, *(1,) * (row.ndim - 1))
+    return area.centre - radius * row / jnp.maximum(length, 1e-30)

@@ -1,0 +1,239 @@
+"""What ordinary code of a hostile user won or lost: stacks, names, subclasses, keys, copies."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gloro_jax as gj
+from gloro_jax import layers
+from gloro_jax.lipschitz.operators import Convolution, Matrix
+from gloro_jax.lipschitz.steps import Step
+from gloro_jax.pytrees import pytree_dataclass
+from gloro_jax.verifiers import Crown, IntervalBounds, Lipschitz, Status
+from tests.draws import init
+
+NORMS = gj.PowerIteration(steps=1)
+HEAD = {"head_kernel": np.eye(2, dtype=np.float32), "head_bias": np.zeros(2, np.float32)}
+
+
+def net_of(*parts, classes=2):
+    return gj.GloroNet(nn.Sequential(list(parts)), classes)
+
+
+def dense(kernel):
+    return {"kernel": np.float32(kernel), "bias": np.zeros(len(kernel[0]), np.float32)}
+
+
+def deep(axis):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return layers.Dense(4)(x), None
+
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            axes = dict.fromkeys(("params", "operators", "frozen"), axis) | {"spectral": 0}
+            many = nn.scan(Block, variable_axes=axes, split_rngs={"params": True}, length=4)
+            return many()(x, None)[0]
+
+    return net_of(Deep())
+
+
+def test_layers_stacked_along_another_axis_than_the_first_do_not_freeze():
+    for axis, is_refused in ((0, False), (-1, True)):
+        net = deep(axis)
+        variables = init(net, 0, jnp.ones((1, 4)), norms=NORMS)
+        if is_refused:
+            with pytest.raises(ValueError, match="stacks them along another axis than the first"):
+                gj.freeze(net, variables, input_shape=(4,))
+        else:
+            assert gj.freeze(net, variables, input_shape=(4,)).lipschitz > 0
+
+
+def test_weights_changed_on_their_way_to_a_layer_do_not_freeze():
+    def doubled(variables):
+        return jax.tree.map(lambda leaf: 2 * leaf if leaf.ndim == 2 else leaf, variables)
+
+    changed = nn.map_variables(layers.Dense, "frozen", trans_in_fn=doubled, init=False)
+    net = net_of(changed(2))
+    variables = init(net, 0, jnp.ones((1, 2)), norms=NORMS)
+    with pytest.raises(ValueError, match=r"nn\.map_variables changes them"):
+        gj.freeze(net, variables, input_shape=(2,))
+
+
+@pytree_dataclass()
+class Triple(Matrix):
+    def __call__(self, values, *, precision=None):
+        return 3 * jnp.matmul(values, self.kernel, precision=precision)
+
+
+@pytree_dataclass(static=("image_size", "strides", "pads", "groups"))
+class Around(Convolution):
+    def __call__(self, values, *, precision=None):
+        wide = jnp.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
+        return jax.lax.conv_general_dilated(
+            wide, self.kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+
+@pytree_dataclass()
+class Turned(Matrix):
+    def __call__(self, values, *, precision=None):
+        return jnp.matmul(values, self.kernel.T, precision=precision)
+
+
+def own_net(operator, kernel, x, **fields):
+    class Own(layers.LipschitzLayer):
+        @nn.compact
+        def __call__(self, x):
+            def make():
+                weights = self.param("kernel", lambda _: jnp.asarray(kernel))
+                return layers.Linear(operator(weights, **fields))
+
+            return self.apply_linear(x, make)
+
+    net = net_of(Own(), *([layers.Flatten()] if x.ndim == 4 else []))
+    return net, init(net, 0, x, norms=NORMS)
+
+
+def test_an_operator_that_inherits_a_norm_is_tested_as_it_runs():
+    x = jnp.ones((1, 2))
+    net, variables = own_net(Triple, np.eye(2, dtype=np.float32), x)
+    with pytest.raises(ValueError, match=r"Triple\.norm\(\) says .* stretched by 2.99"):
+        gj.freeze(net, variables, input_shape=(2,))
+    x = jnp.ones((1, 4, 4, 1))
+    kernel = np.full((3, 3, 1, 1), 1 / 9, np.float32)
+    fields = {"image_size": (4, 4), "strides": (1, 1), "pads": ((1, 1), (1, 1))}
+    net, variables = own_net(Around, kernel, x, **fields)
+    with pytest.raises(ValueError, match=r"Around\.norm"):
+        gj.freeze(net, variables, input_shape=(4, 4, 1))
+
+
+def test_an_operator_that_inherits_a_step_is_verified_by_nobody():
+    x = jnp.asarray([[1.0, 0.0]])
+    net, variables = own_net(Turned, np.float32([[0, 4], [-2, 1]]), x)
+    params = {**variables["params"], **HEAD}
+    frozen = gj.freeze(net, {"params": params}, input_shape=(2,))
+    assert gj.certify(frozen, x, epsilon=0.01).prediction[0] == 0
+    with pytest.raises(ValueError, match="as its steps describe it is not the one that runs"):
+        Crown().verify(frozen, x, [1], norm="l2", radius=0.01)
+
+
+def test_a_loop_that_hands_on_the_activation_before_is_verified_by_nobody():
+    class Delayed(layers.LipschitzLayer):
+        def __call__(self, x):
+            def turn(carry, _):
+                now, _ = carry
+                after = now.apply(jax.nn.relu, lipschitz=1.0, step=Step.of("relu"))
+                return (after, now), None
+
+            return jax.lax.scan(turn, (x, jax.tree.map(jnp.zeros_like, x)), None, length=1)[0][1]
+
+    net, x = net_of(layers.Dense(2), Delayed()), jnp.asarray([[1.0, 0.0]])
+    params = {"body": {"layers_0": dense([[0, 1], [1, 0]])}, **HEAD}
+    frozen = gj.freeze(net, {"params": params}, input_shape=(2,))
+    for method in (IntervalBounds(), Lipschitz()):
+        with pytest.raises(ValueError, match="is not the one that runs"):
+            method.verify(frozen, x, [0], norm="l2", radius=0.5)
+    plain = net_of(layers.Dense(2), layers.ReLU())
+    twin = gj.freeze(plain, {"params": params}, input_shape=(2,))
+    found = Lipschitz().verify(twin, x, [1], norm="l2", radius=0.5)
+    assert found.status[0] == Status.VERIFIED
+
+
+def test_names_that_hold_a_slash_do_not_freeze():
+    class Named(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.Dense(2, name="a/b")(x)
+
+    net = gj.GloroNet(Named(), 2)
+    params = {"body": {"a/b": dense([[0, 1], [1, 0]])}, **HEAD}
+    with pytest.raises(ValueError, match="holds a slash"):
+        gj.freeze(net, {"params": params}, input_shape=(2,))
+
+
+def test_radii_of_scores_know_of_overflows_too():
+    net = net_of(layers.Dense(1), layers.SmoothAbs(), layers.Dense(1), layers.ReLU())
+    params = {
+        "body": {
+            "layers_0": dense([[1e20]]),
+            "layers_2": {"kernel": np.float32([[-1e-20]]), "bias": np.ones(1, np.float32)},
+        },
+        "head_kernel": np.float32([[1, 0]]),
+        "head_bias": np.float32([0, 0.5]),
+    }
+    frozen = gj.freeze(net, {"params": params}, input_shape=(1,))
+    logits = frozen(jnp.asarray([[0.2]]))
+    assert gj.certified_radius(logits)[0] == 0
+    assert not gj.margins.certified_slack(logits, epsilon=0.1)[0] > 0
+
+
+def test_a_frozen_network_that_was_written_to_is_looked_at_again(small_frozen, small_net):
+    x = small_net[2]
+    loose = jax.tree.map(np.array, small_frozen)
+    gj.certify(loose, x, epsilon=0.1)
+    for leaf in jax.tree.leaves(loose):
+        if leaf.dtype == np.float32:
+            leaf *= 0.5
+    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
+        gj.certify(loose, x, epsilon=0.1)
+    before = small_frozen.lipschitz
+    inside = jax.tree.leaves(small_frozen, is_leaf=lambda node: isinstance(node, dict))[0]
+    inside["lipschitz"] = inside["lipschitz"] * 0.1
+    assert small_frozen.lipschitz == before
+
+
+def test_a_network_with_a_call_of_its_own_does_not_freeze():
+    class Flipped(gj.GloroNet):
+        def __call__(self, x, **options):
+            return super().__call__(1 - x, **options)
+
+    net = Flipped(nn.Sequential([layers.Dense(2)]), 2)
+    variables = init(net, 0, jnp.ones((1, 2)), norms=NORMS)
+    with pytest.raises(TypeError, match="has a __call__ of its own"):
+        gj.freeze(net, variables, input_shape=(2,))
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg", "threefry2x32"])
+def test_draws_that_hang_on_the_place_in_a_batch_do_not_freeze(impl):
+    class Inside(layers.LipschitzLayer):
+        def __call__(self, x):
+            def fn(v):
+                return v + jax.random.normal(jax.random.key(3, impl=impl), (1, 2))
+
+            return x.apply(fn, lipschitz=1.0)
+
+    net = net_of(Inside())
+    variables = init(net, 0, jnp.ones((1, 2)), norms=NORMS)
+    if impl == "threefry2x32":
+        assert gj.freeze(net, variables, input_shape=(2,)).lipschitz >= 1
+    else:
+        with pytest.raises(TypeError, match="draws with a key of rbg"):
+            gj.freeze(net, variables, input_shape=(2,))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda v: jnp.linalg.solve(2 * jnp.eye(2), v.T).T,
+        lambda v: jax.lax.fori_loop(0, 3, lambda i, w: w * 0.5, v),
+        lambda v: jnp.interp(v, jnp.linspace(-3, 3, 5), jnp.linspace(-3, 3, 5)),
+        lambda v: 0.5 * v,
+    ],
+    ids=["solve", "fori_loop", "interp", "scalar"],
+)
+def test_honest_functions_freeze_and_certify(fn, untyped):
+    class Own(layers.LipschitzLayer):
+        def __call__(self, x):
+            return x.apply(fn, lipschitz=1.0)
+
+    net, x = net_of(Own()), jnp.asarray([[0.5, 0.25]])
+    frozen = gj.freeze(net, {"params": HEAD}, input_shape=(2,))
+    certificate = gj.certify(frozen, x, epsilon=0.01)
+    expected = np.asarray(fn(x))
+    np.testing.assert_allclose(frozen(x).values, expected, rtol=1e-5)
+    assert certificate.is_certified.all()

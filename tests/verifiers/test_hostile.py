@@ -21,6 +21,7 @@ from gloro_jax.verifiers import (
     Smoothing,
     Status,
 )  # fmt: skip
+from gloro_jax.verifiers.regions import lengths
 from tests import draws
 
 ROUNDED = [Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()]
@@ -150,3 +151,17 @@ def test_no_image_and_a_layer_that_does_nothing(untyped):
         Crown().verify(frozen, x[:0], np.zeros(0, int), radius=0.1)
     held = Crown().verify(frozen, x, np.asarray(frozen(x).prediction), radius=1e-4, box=[0.0, 1.0])
     assert held.is_verified[0]
+
+
+def test_a_ball_too_large_for_float64_is_not_verified(small_frozen, small_net):
+    x = np.asarray(small_net[2][:1])
+    label = np.asarray(small_frozen(x).prediction)
+    method = BranchAndBound(time_limit=5, restarts=0)
+    found = method.verify(small_frozen, x, label, norm="linf", radius=1e308)
+    assert found.status[0] != Status.VERIFIED
+
+
+def test_the_gradient_of_a_length_is_finite_at_zero():
+    rows = jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
+    slope = jax.grad(lambda rows: lengths(rows).sum())(rows)
+    np.testing.assert_allclose(slope, [[0, 0], [0.6, 0.8]], rtol=1e-6)

@@ -156,7 +156,7 @@ def test_no_image_and_a_layer_that_does_nothing(untyped):
 def test_a_ball_too_large_for_float64_is_not_verified(small_frozen, small_net):
     x = np.asarray(small_net[2][:1])
     label = np.asarray(small_frozen(x).prediction)
-    method = BranchAndBound(time_limit=5, restarts=0)
+    method = BranchAndBound(time_limit=5.0, restarts=0)
     found = method.verify(small_frozen, x, label, norm="linf", radius=1e308)
     assert found.status[0] != Status.VERIFIED
 

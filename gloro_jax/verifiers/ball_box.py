@@ -19,8 +19,8 @@ class BallBox(Incomplete):
     """Balls grow by the guaranteed norm of each layer, boxes by its rows; each clips the other.
 
     A unit lies within the ball's radius times the length of its row, and where the box says. The
-    margins take their least value over ball and box together. It is at least as good as the bound
-    by K, and as interval bounds.
+    margins take their least value over ball and box together. Up to rounding it is at least as
+    good as the bound by K, and as interval bounds.
     """
 
     def margins(

@@ -77,11 +77,11 @@ class Smoothing(Verifier):
             key: a `jax.random.key`; from the seed unless given.
 
         Raises:
-            TypeError: if x is not float32.
-            ValueError: if its shape does not fit.
+            TypeError: if x is not float32, or the key none of jax.random.key.
+            ValueError: if the shape of x does not fit, or it holds bytes, NaN or infinity.
         """
-        images = np.asarray(frozen.check_images(x))
-        key = random_key(self.seed) if key is None else key
+        _, images, _ = self._opened(frozen, x, norm="l2", box=None)
+        key = self._key(key)
         found = [
             self._certified(frozen, image, jax.random.fold_in(key, i))
             for i, image in enumerate(images)
@@ -95,10 +95,11 @@ class Smoothing(Verifier):
         """The smoothed classifier's classes, (n,), each right with probability 1 - alpha.
 
         It abstains, -1, unless the two-sided binomial test between the two most frequent classes of
-        n noisy copies rejects that they are equally likely (PREDICT of the paper).
+        n noisy copies rejects that they are equally likely (PREDICT of the paper). Arguments and
+        errors are those of `certify`.
         """
-        images = np.asarray(frozen.check_images(x))
-        key = random_key(self.seed) if key is None else key
+        _, images, _ = self._opened(frozen, x, norm="l2", box=None)
+        key = self._key(key)
         found = []
         for i, image in enumerate(images):
             counts = self._counts(frozen, image, jax.random.fold_in(key, i), self.n)
@@ -106,6 +107,13 @@ class Smoothing(Verifier):
             test = scipy.stats.binomtest(int(first), int(first + second), 0.5)
             found.append(int(counts.argmax()) if test.pvalue <= self.alpha else ABSTAIN)
         return np.array(found, np.int64)
+
+    def _key(self, key: Any) -> Any:
+        if key is None:
+            return random_key(self.seed)
+        if not jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key):
+            raise TypeError(f"key is a jax.random.key, got {type(key).__name__}.")
+        return key
 
     def _certified(self, frozen: FrozenNet, image: np.ndarray, key: Any) -> tuple[int, float]:
         guessing, counting = jax.random.split(key)

@@ -129,7 +129,8 @@ class Verifier(abc.ABC):
             box: as for `verify`; infinity where the whole box is of one class.
 
         Returns:
-            (n,) float64, rounded down; 0 on a tie. There is no upper limit.
+            (n,) float64, rounded down; 0 on a tie. There is no upper limit. Where the time of a
+            complete method is up, it is the largest radius that was verified until then.
 
         Raises:
             TypeError: if x is not float32.
@@ -202,8 +203,11 @@ def _labels(labels: Any, images: np.ndarray, m: int) -> np.ndarray:
 
 
 def _radius(radius: Any) -> float:
-    found = number(radius)
-    if not 0 < found < np.inf:
+    try:
+        found = number(radius)
+    except ValueError:
+        raise ValueError(f"radius is a number such as 0.3 or '2/255', got {radius!r}.") from None
+    if isinstance(radius, bool) or not 0 < found < np.inf:
         raise ValueError(
             f"radius is positive and finite, in the units of x, 0.1 or '2/255'; got {radius!r}."
         )

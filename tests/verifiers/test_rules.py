@@ -187,7 +187,7 @@ LABELS = np.zeros(2, int)
     [
         ({"norm": "l1"}, "knows the norms linf, l2, got norm='l1'"),
         ({"radius": 0.0}, "radius is positive and finite"),
-        ({"radius": "a"}, "is no number"),
+        ({"radius": "a"}, "radius is a number such as 0.3 or "),
         ({"radius": float("inf")}, "radius is positive and finite"),
         ({"labels": np.array([0, 3])}, "labels of 3 classes are 0 to 2, got 3 for image 1"),
         ({"labels": np.array([0])}, "one integer for each of 2 images"),

@@ -72,3 +72,21 @@ def test_noise_comes_from_the_key_alone_and_a_coin_abstains():
     assert held.semantics[0] == "numerical"
     with pytest.raises(ValueError, match="norms l2"):
         coin.verify(frozen, x, np.array([label]), norm="linf", radius=0.1)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_what_certify_takes_is_looked_at_as_by_verify(small_frozen, small_net):
+    x, method = np.asarray(small_net[2][:1]), Smoothing(sigma=0.25, n=100)
+    for call, error, message in (
+        (lambda: method.certify("net", x), TypeError, "Smoothing takes a FrozenNet"),
+        (lambda: method.certify(small_frozen, x, key=3), TypeError, "key is a jax.random.key"),
+        (lambda: method.predict(small_frozen, x, key="a"), TypeError, "key is a jax.random.key"),
+        (lambda: method.certify(small_frozen, 255 * x), ValueError, "255"),
+        (
+            lambda: method.verify(small_frozen, x, [0], norm="l2", radius="abc"),
+            ValueError,
+            "radius is a number such as 0.3",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            call()

@@ -28,7 +28,7 @@ from gloro_jax.verifiers.operations import run
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64, is_inside, is_misclassified
 
-LINES = ("Lipschitz", "IntervalBounds", "BallBox", "FastLin", "Crown", "AlphaCrown", "Dual")
+LINES = ("Lipschitz", "IntervalBounds", "BallBox", "FastLin", "Crown")
 RADII = {"l2": (0.25, 0.5), "linf": (0.02, 0.04)}
 STEPS, AT_ONCE = 40, 256
 

@@ -238,7 +238,18 @@ def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
 
 
 def _narrow(leaf: Any) -> Any:
-    """A leaf of 64 bits in 32, which is what runs."""
+    """A leaf of 64 bits in 32, which is what runs.
+
+    Raises:
+        ValueError: if it holds what is no number of float32: complex ones, integers beyond 2^24.
+    """
+    dtype = getattr(leaf, "dtype", None)
+    is_long = dtype in (np.int64, np.uint64) and np.abs(np.float64(leaf)).max(initial=0) > 2**24
+    if is_long or dtype in (np.complex64, np.complex128):
+        raise ValueError(
+            f"A weight of type {leaf.dtype} and shape {np.shape(leaf)} holds what float32, which "
+            "runs, cannot: complex numbers, or integers beyond 2^24. Give real float32 weights."
+        )
     is_wide = getattr(leaf, "dtype", None) == np.float64
     return np.asarray(leaf).astype(np.float32) if is_wide else leaf
 

@@ -237,3 +237,11 @@ def test_honest_functions_freeze_and_certify(fn, untyped):
     expected = np.asarray(fn(x))
     np.testing.assert_allclose(frozen(x).values, expected, rtol=1e-5)
     assert certificate.is_certified.all()
+
+
+@pytest.mark.parametrize("kernel", [1j * np.eye(2), np.eye(2, dtype=np.int64) * (2**40 + 1)])
+def test_weights_that_float32_cannot_hold_do_not_freeze(kernel):
+    net = net_of(layers.Dense(2))
+    params = {"body": {"layers_0": {"kernel": kernel, "bias": np.zeros(2, np.float32)}}, **HEAD}
+    with pytest.raises(ValueError, match="holds what float32, which runs, cannot"):
+        gj.freeze(net, {"params": params}, input_shape=(2,))

@@ -24,8 +24,8 @@ class TrainConfig:
     in gloro_jax/schedules.py. Their values are factors.
 
     Attributes:
-        epsilon: the radius to certify at, in units of images in [0, 1]: l2, but for ibp and
-            crown_ibp with norm=linf; the command line takes 36/255, too.
+        epsilon: the l2 radius to certify at, in units of images in [0, 1]; with norm=linf, which
+            ibp and crown_ibp know, the linf radius. The command line takes 36/255, too.
         epochs: passes over the training split.
         loss: emma, logit_annealing, margin, offset_cross_entropy, crm, lmt, gloro_cross_entropy,
             trades_kl or trades_ce; or ibp or crown_ibp, which train against what a verifier

@@ -30,7 +30,7 @@ TESTS = Path(__file__).parent
 # In these files and folders, the library's programs are compiled as they are for users.
 AS_FOR_USERS = {
     "certificates", "test_certify", "test_executed", "test_export", "test_golden",
-    "test_golden_liresnet", "test_hunt", "test_margins", "test_models",
+    "test_golden_liresnet", "test_hunt", "test_margins", "test_models", "test_tightness",
 }  # fmt: skip
 MORE = tuple(
     line
@@ -64,17 +64,12 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_as_for_users(request, monkeypatch_module):
+def compiled_as_for_users(request):
     parts = request.path.relative_to(TESTS).with_suffix("").parts
-    if not AS_FOR_USERS.isdisjoint(parts):
-        options = {**platforms._CPU_OPTIONS, **AS_USERS}
-        monkeypatch_module.setattr(platforms, "_CPU_OPTIONS", options)
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
+    more = {} if AS_FOR_USERS.isdisjoint(parts) else AS_USERS
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        patch.setattr(platforms, "_CPU_OPTIONS", {**platforms._CPU_OPTIONS, **more})
+        yield
 
 
 @pytest.fixture

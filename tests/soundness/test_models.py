@@ -37,7 +37,7 @@ def test_no_attack_succeeds_inside_a_certified_radius(trained, tiny_data):
     images, labels = tiny_data.test.images, tiny_data.test.labels
     report = gj.evaluation.verified_robust_accuracy(trained, [(images, labels)], epsilon=0.4)
     assert report.vra > 0.5
-    found = attack(trained, images, radii=report.radii, steps=30, restarts=2)
+    found = attack(trained, images, radii=report.radii, steps=40, restarts=2)
     assert found.successes == 0
 
 

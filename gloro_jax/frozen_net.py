@@ -26,6 +26,7 @@ from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.margins import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
 from gloro_jax.program import Program, body_of, trace
+from gloro_jax.pytrees import own_dicts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,8 +99,7 @@ class FrozenNet:
         bound = UpperBound(self._frozen["lipschitz"])
         logits = read_out(features, bound, self._frozen["head"])
         values = jnp.where(is_finite(seals)[:, None], logits.values, jnp.nan)
-        values = values.reshape((*batch, values.shape[-1]))
-        return dataclasses.replace(logits, values=values)
+        return dataclasses.replace(logits, values=values.reshape((*batch, values.shape[-1])))
 
     def is_sane(self, x: Any) -> Array:
         """Whether nothing on the way of images (..., H, W, C) can be NaN or infinite, (...).
@@ -229,7 +229,7 @@ class FrozenNet:
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
         """Leaves, and what is static; dictionaries of its own, which may be written to."""
-        return (jax.tree.map(lambda leaf: leaf, self._frozen), self._digest), self._static
+        return (own_dicts(self._frozen), self._digest), self._static
 
     @classmethod
     def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":

@@ -46,3 +46,8 @@ def pytree_dataclass(*, static: Iterable[str] = ()) -> Callable[[type[T]], type[
         return decorated
 
     return decorate
+
+
+def own_dicts(tree: Any) -> Any:
+    """A tree with dictionaries of its own; what is in them is the same."""
+    return {k: own_dicts(v) for k, v in tree.items()} if isinstance(tree, dict) else tree

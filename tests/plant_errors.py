@@ -616,13 +616,13 @@ ERRORS = {
         "frozen_net.py", 'self._is_checked = all(isinstance(leaf, jax.Array) for leaf in leaves)', 'self._is_checked = True', "tests/soundness/test_adversary.py",
     ),
     "frozen net: its dictionaries are handed out": (
-        "frozen_net.py", '(jax.tree.map(lambda leaf: leaf, self._frozen), self._digest)', '(self._frozen, self._digest)', "tests/soundness/test_adversary.py",
+        "frozen_net.py", '(own_dicts(self._frozen), self._digest)', '(self._frozen, self._digest)', "tests/soundness/test_adversary.py",
     ),
     "frozen net: scores hide an overflow": (
         "frozen_net.py", 'jnp.where(is_sane, logits.values, jnp.nan)', 'logits.values', "tests/soundness/test_adversary.py",
     ),
     "doors: rbg keys may draw": (
-        "lipschitz/doors.py", 'if "rbg" in name or', 'if False and', "tests/soundness/test_adversary.py",
+        "lipschitz/doors.py", 'if any("rbg" in str(', 'if any("no" == str(', "tests/soundness/test_adversary.py",
     ),
     "verifiers: one side of a split is forgotten": (
         "verifiers/complete/branch_and_bound.py", 'return self.half(unit, -1), self.half(unit, 1)', 'return self.half(unit, -1), self.half(unit, -1)', "tests/verifiers/test_complete.py",

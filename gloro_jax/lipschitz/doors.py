@@ -28,6 +28,7 @@ _IMPURE = {
     "pure_callback": "calls back to Python while it runs",
     "io_callback": "calls back to Python while it runs",
     "buffer_callback": "calls back to Python while it runs",
+    "rng_bit_generator": "draws numbers that hang on the place of an example in its batch",
     "rng_uniform": "draws other random numbers at every call",
     "custom_vmap_call": "has a rule of its own for batches, which may do anything else",
 }
@@ -165,13 +166,13 @@ def _impurities(jaxpr: Any) -> Iterator[str]:
         atoms += [*equation.invars, *equation.outvars]
     if any("Ref" in type(atom.aval).__name__ for atom in atoms):
         yield "reads or writes a mutable array (a Ref)"
+    if any("rbg" in str(getattr(atom.aval, "dtype", "")) for atom in atoms):
+        yield (
+            "draws with a key of rbg, whose numbers hang on the place of an example in its batch: "
+            "take jax.random.key(seed, impl='threefry2x32')"
+        )
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if "rbg" in name or any("key<" in str(a.aval) and "rbg" in str(a.aval) for a in atoms):
-            yield (
-                "draws with a key of rbg, whose numbers hang on the place of an example in its "
-                "batch: take jax.random.key(seed, impl='threefry2x32')"
-            )
         if name in _IMPURE:
             yield f"{_IMPURE[name]} ({name})"
         if name != "pallas_call":  # whose kernels are written with Refs
@@ -212,13 +213,12 @@ def _copied_param(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def _copied_atom(atom: Any) -> Any:
     if isinstance(atom, jax.extend.core.Literal) and hasattr(atom.val, "dtype"):
-        # Typed numbers of JAX's would become float64 or int64.
-        return jax.extend.core.Literal(np.array(atom.val, atom.val.dtype), atom.aval)
+        return jax.extend.core.Literal(_copied_array(atom.val), atom.aval)
     return atom
 
 
 def _copied_array(array: Any) -> Any:
-    """An array that cannot change, as NumPy's can."""
+    """An array that cannot change, as NumPy's can; typed numbers of JAX's keep their type."""
     if isinstance(array, jax.Array | Tracer):
         return array
     return np.array(array, getattr(array, "dtype", None))

@@ -264,10 +264,15 @@ def _computed(equation: Any, operands: list[Any]) -> list[Known]:
             found.append(computed(equation, [operand.get() for operand in operands]))
         return found[0][place]
 
-    is_unchanged = equation.primitive.name in _SAME or not any(o.origin for o in operands)
-    origin = operands[0].origin if operands and is_unchanged else "changed"
+    is_same = equation.primitive.name in _SAME
+    origin = operands[0].origin if is_same else _made_of(operands)
     places = range(len(equation.outvars))
-    return [Known(lambda place=place: get(place), origin if operands else "") for place in places]
+    return [Known(lambda place=place: get(place), origin) for place in places]
+
+
+def _made_of(parts: Sequence[Known]) -> Any:
+    """The origin of what is computed from several numbers."""
+    return "changed" if any(part.origin for part in parts) else ""
 
 
 def _settled(entry: Any) -> Any:
@@ -281,4 +286,5 @@ def _stacked(column: Any, *, is_reversed: bool) -> Any:
     if any(isinstance(entry, _Mark) for entry in column):
         return _Mark("kept", -1)
     ordered = column[::-1] if is_reversed else column
-    return Known(lambda: np.stack([np.asarray(entry.get()) for entry in ordered]))
+    origin = _made_of(ordered)
+    return Known(lambda: np.stack([np.asarray(entry.get()) for entry in ordered]), origin)

@@ -81,7 +81,9 @@ class Smoothing(Verifier):
             ValueError: if the shape of x does not fit, or it holds bytes, NaN or infinity.
         """
         _, images, _ = self._opened(frozen, x, norm="l2", box=None)
-        key = self._key(key)
+        return self._smoothed(frozen, images, self._key(key))
+
+    def _smoothed(self, frozen: FrozenNet, images: np.ndarray, key: Any) -> Smoothed:
         found = [
             self._certified(frozen, image, jax.random.fold_in(key, i))
             for i, image in enumerate(images)
@@ -150,7 +152,7 @@ class Smoothing(Verifier):
         box: Box,
     ) -> Verdicts:
         began = time.perf_counter()
-        found = self.certify(network.frozen, images)
+        found = self._smoothed(network.frozen, images, self._key(None))
         is_verified = (found.predictions == labels) & (found.radii >= radius)
         seconds = np.full(len(images), (time.perf_counter() - began) / max(1, len(images)))
         return Verdicts(
@@ -161,7 +163,7 @@ class Smoothing(Verifier):
         )
 
     def _radii(self, network: Any, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
-        return self.certify(network.frozen, images).radii
+        return self._smoothed(network.frozen, images, self._key(None)).radii
 
 
 class _Named(NamedTuple):

@@ -144,6 +144,24 @@ def test_a_loop_that_hands_on_the_activation_before_is_verified_by_nobody():
     assert found.status[0] == Status.VERIFIED
 
 
+def test_one_digest_for_two_programs_is_compared_with_both():
+    fns = {"honest": jax.nn.relu, "lying": lambda v: -jax.nn.relu(-v)}
+
+    def frozen(fn):
+        class Own(layers.LipschitzLayer):
+            def __call__(self, x):
+                return x.apply(fn, lipschitz=1.0, step=Step.of("relu"))
+
+        return gj.freeze(net_of(Own()), {"params": HEAD}, input_shape=(2,))
+
+    honest, lying = (frozen(fns[name]) for name in ("honest", "lying"))
+    assert honest.digest == lying.digest
+    x = jnp.asarray([[1.0, 0.2]])
+    assert Crown().verify(honest, x, [0], norm="l2", radius=0.1).status[0] == Status.VERIFIED
+    with pytest.raises(ValueError, match="is not the one that runs"):
+        Crown().verify(lying, x, [0], norm="l2", radius=0.1)
+
+
 def test_names_that_hold_a_slash_do_not_freeze():
     class Named(nn.Module):
         @nn.compact

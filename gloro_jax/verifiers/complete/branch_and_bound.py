@@ -132,21 +132,20 @@ class _Cases:
     def decide(self) -> Status | np.ndarray:
         """VERIFIED when no case is left, UNKNOWN when the time is, or a point."""
         while self.queue:
-            if not np.isfinite([self.queue[0].low, self.queue[0].high]).all():
-                return Status.UNKNOWN  # the ball is too large for float64
             if self.goal.is_late:
                 return Status.UNKNOWN
             count = min(self.method.cases, len(self.queue))
             some = self._tightened([heapq.heappop(self.queue) for _ in range(count)])
+            if not all(np.isfinite([case.low, case.high]).all() for case in some):
+                return Status.UNKNOWN  # the ball is too large for float64
             some = [case for case in some if not case.is_empty]
             if not some:
                 continue
             bounded, scores, points = self._bounded(some)
-            is_left = np.array([not case.bound > 0 for case in bounded])
-            if (point := self._tried(points[is_left])) is not None:
+            left = [i for i, case in enumerate(bounded) if not case.bound > 0]
+            if (point := self._tried(points[left])) is not None:
                 return point
-            left = [case for case in bounded if not case.bound > 0]
-            if (point := self._split(left, scores[is_left])) is not None:
+            if (point := self._split([bounded[i] for i in left], scores[left])) is not None:
                 return point
         return Status.VERIFIED
 
@@ -156,13 +155,13 @@ class _Cases:
         return first_witness(self.network, self.goal, finite)
 
     def _split(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray | None:
-        for case in cases:
-            if not case.is_open.any() and (point := self._leaf(case)) is not None:
+        has_open = np.array([case.is_open.any() for case in cases], bool)
+        for i in np.flatnonzero(~has_open):
+            if (point := self._leaf(cases[i])) is not None:
                 return point
-        is_open = np.array([case.is_open.any() for case in cases], bool)
-        cases = [case for case in cases if case.is_open.any()]
-        units = self._best_units(cases, scores[is_open]) if cases else ()
-        for case, unit in zip(cases, units, strict=True):
+        split = [cases[i] for i in np.flatnonzero(has_open)]
+        units = self._best_units(split, scores[has_open]) if split else ()
+        for case, unit in zip(split, units, strict=True):
             for half in case.halves(int(unit)):
                 heapq.heappush(self.queue, half._replace(number=next(self.number)))
         return None

@@ -99,12 +99,12 @@ def judge(
         )
     images, radius = frozen.check_images(x), as_epsilon(epsilon)
     refuse_bytes(x, frozen.input_shape)
-    frozen.check_digest()
+    is_known = frozen.check_digest()
     if guarantee is None:
-        certificate = _certify(frozen, images, radius)
+        certificate = _certify(frozen, images, radius, is_known=is_known)
         return certificate.prediction, certificate
     check_guarantee(guarantee, frozen.net.num_classes)
-    return _certify_sets(frozen, images, radius, guarantee=guarantee)
+    return _certify_sets(frozen, images, radius, guarantee=guarantee, is_known=is_known)
 
 
 def refuse_bytes(x: Any, input_shape: tuple[int, ...]) -> None:
@@ -123,31 +123,27 @@ def refuse_bytes(x: Any, input_shape: tuple[int, ...]) -> None:
         )
 
 
-@jit
-def _certify(frozen: FrozenNet, x: Array, epsilon: Array) -> Certificate:
-    logits = frozen.apply(x)
-    slack = certified_slack(logits, epsilon=epsilon)
-    radius = certified_radius(logits)
-    slack, radius = _where_sane(frozen, x, epsilon, slack, radius)
+def _certify(frozen: FrozenNet, x: Array, epsilon: Array, *, is_known: bool) -> Certificate:
+    logits, is_sane = frozen.apply(x), _is_sane(frozen, x, epsilon, is_known=is_known)
+    slack = jnp.where(is_sane, certified_slack(logits, epsilon=epsilon), -jnp.inf)
+    radius = jnp.where(is_sane, certified_radius(logits), 0.0)
     return Certificate(logits.prediction, radius, slack > 0, slack)
 
 
 def _certify_sets(
-    frozen: FrozenNet, x: Array, epsilon: Array, *, guarantee: Guarantee
+    frozen: FrozenNet, x: Array, epsilon: Array, *, guarantee: Guarantee, is_known: bool
 ) -> tuple[Array, SetCertificate]:
-    logits = frozen.apply(x)
+    logits, is_sane = frozen.apply(x), _is_sane(frozen, x, epsilon, is_known=is_known)
     found = set_certificate(logits, guarantee, epsilon=epsilon)
-    slack, radius = _where_sane(frozen, x, epsilon, found.slack, found.radius)
+    slack = jnp.where(is_sane, found.slack, -jnp.inf)
+    radius = jnp.where(is_sane, found.radius, 0.0)
     return logits.prediction, SetCertificate(found.classes, found.k, radius, slack > 0, slack)
 
 
-_certify_sets = jit(_certify_sets, static_argnames=("guarantee",))
+_certify = jit(_certify, static_argnames=("is_known",))
+_certify_sets = jit(_certify_sets, static_argnames=("guarantee", "is_known"))
 
 
-def _where_sane(
-    frozen: FrozenNet, x: Array, epsilon: Array, slack: Array, radius: Array
-) -> tuple[Array, Array]:
-    """Slack and radius, or what certifies nothing where something may be NaN or infinite."""
+def _is_sane(frozen: FrozenNet, x: Array, epsilon: Array, *, is_known: bool) -> Array:
     # A traced epsilon could not be looked at before.
-    is_sane = frozen.is_sane(x) & (epsilon > 0) & is_finite(epsilon)
-    return jnp.where(is_sane, slack, -jnp.inf), jnp.where(is_sane, radius, 0.0)
+    return frozen.is_sane(x, is_known=is_known) & (epsilon > 0) & is_finite(epsilon)

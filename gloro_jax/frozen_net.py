@@ -21,12 +21,12 @@ from gloro_jax.identity import (
 )
 from gloro_jax.layers.base import FrozenLinear
 from gloro_jax.lipschitz.norms import UpperBound
-from gloro_jax.lipschitz.rounding import float32_up, is_finite
+from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.margins import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
 from gloro_jax.program import Program, body_of, trace
-from gloro_jax.pytrees import own_dicts
+from gloro_jax.pytrees import checksum, own_dicts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,13 +62,13 @@ class FrozenNet:
 
     It is a pytree whose leaves are kernels, biases, bounds, K, head distances, the length of the
     longest input that cannot overflow, and a digest over all of them, so it passes through `jit` as
-    an argument. Mapping over it can forge it; outside `jit`, `certify` compares the digest with the
-    leaves and refuses.
+    an argument. If `jax.tree.map` or the like made other leaves of it, `certify` refuses; inside
+    `jit`, where it cannot compute a digest, a checksum differs and nothing is certified.
     """
 
-    def __init__(self, frozen: Any, digest: Any, *, static: _Static) -> None:
-        self._frozen, self._digest, self._static = frozen, digest, static
-        self._is_checked = False
+    def __init__(self, frozen: Any, digest: Any, checksum: Any, *, static: _Static) -> None:
+        self._frozen, self._digest, self._checksum = frozen, digest, checksum
+        self._static, self._is_checked = static, False
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
         """Logits (..., m) with the guaranteed bound, for images (..., H, W, C); NaN if not sane.
@@ -79,8 +79,7 @@ class FrozenNet:
                 the network was changed.
         """
         images = self.check_images(x)
-        self.check_digest()
-        return _logits(self, images)
+        return _logits(self, images, is_known=self.check_digest())
 
     def __repr__(self) -> str:
         """Classes, image shape, K and digest."""
@@ -101,8 +100,10 @@ class FrozenNet:
         values = jnp.where(is_finite(seals)[:, None], logits.values, jnp.nan)
         return dataclasses.replace(logits, values=values.reshape((*batch, values.shape[-1])))
 
-    def is_sane(self, x: Any) -> Array:
+    def is_sane(self, x: Any, *, is_known: bool = False) -> Array:
         """Whether nothing on the way of images (..., H, W, C) can be NaN or infinite, (...).
+
+        Nor are the leaves others than those that were frozen, unless it is known (`check_digest`).
 
         An infinite pixel, or a layer that overflows, can vanish behind an activation, and the
         scores then mean nothing. Layers are not looked at one by one, which would cost time: what
@@ -110,7 +111,8 @@ class FrozenNet:
         """
         squares = jnp.sum(jnp.square(x), axis=tuple(range(-len(self.input_shape), 0)))
         is_short = is_finite(squares) & (squares <= jnp.square(self._frozen["longest"]))
-        return is_short & follows_ieee(squares)
+        are_leaves = is_known or self._checksum == checksum(jax.tree.leaves(self._frozen))
+        return is_short & follows_ieee(squares) & are_leaves
 
     def check_images(self, x: Any) -> Array:
         """`x` as an array, or a TypeError or ValueError if its type or shape does not fit."""
@@ -189,10 +191,13 @@ class FrozenNet:
         new = ("longest",) if self.digest_version == 1 else ()
         return {p: np.asarray(leaf) for p, leaf in named_leaves(self._frozen) if p not in new}
 
-    def check_digest(self) -> None:
-        """Raises a ValueError unless leaves and layers are those that `freeze` saw.
+    def check_digest(self) -> bool:
+        """Whether the leaves are known to be those that `freeze` saw; False for traced ones.
 
-        Traced leaves cannot be looked at; concrete ones are looked at once per object.
+        Concrete ones are looked at once per object.
+
+        Raises:
+            ValueError: if leaves or layers are others.
         """
         check_arithmetic()
         if self._static.layout != layout_of(self.net):
@@ -202,8 +207,10 @@ class FrozenNet:
                 "gj.freeze(net, variables, input_shape=...)."
             )
         leaves = jax.tree.leaves(self)
-        if self._is_checked or any(isinstance(leaf, Tracer) for leaf in leaves):
-            return
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return False
+        if self._is_checked:
+            return True
         if not np.array_equal(np.asarray(self._digest), self._computed_digest()):
             raise ValueError(
                 "The digest of this FrozenNet does not match its weights and bounds: it was "
@@ -211,6 +218,7 @@ class FrozenNet:
                 "for the network they were computed from; freeze the network again."
             )
         self._is_checked = all(isinstance(leaf, jax.Array) for leaf in leaves)  # NumPy's can change
+        return True
 
     def _computed_digest(self) -> np.ndarray:
         steps = self.steps() if self.digest_version > 1 else None
@@ -229,7 +237,7 @@ class FrozenNet:
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
         """Leaves, and what is static; dictionaries of its own, which may be written to."""
-        return (own_dicts(self._frozen), self._digest), self._static
+        return (own_dicts(self._frozen), self._digest, self._checksum), self._static
 
     @classmethod
     def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":
@@ -237,10 +245,13 @@ class FrozenNet:
         return cls(*children, static=static)
 
 
-@jit
-def _logits(frozen: FrozenNet, x: Array) -> GloroLogits:
-    logits, is_sane = frozen.apply(x), frozen.is_sane(x)[..., None]
-    return dataclasses.replace(logits, values=jnp.where(is_sane, logits.values, jnp.nan))
+def _logits(frozen: FrozenNet, x: Array, *, is_known: bool) -> GloroLogits:
+    logits, is_sane = frozen.apply(x), frozen.is_sane(x, is_known=is_known)[..., None]
+    values = jnp.where(is_sane, logits.values, jnp.nan)
+    return dataclasses.replace(logits, values=values).sealed()
+
+
+_logits = jit(_logits, static_argnames=("is_known",))
 
 
 def assemble(
@@ -270,31 +281,20 @@ def assemble(
     # Copies: an array made from NumPy's memory would change with it.
     arrays = jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), frozen)
     traced = trace(net, arrays, input_shape=input_shape)
-    lipschitz = _finite_up(traced.lipschitz)
-    longest = jnp.asarray(traced.longest)
-    arrays.setdefault("lipschitz", jnp.asarray(lipschitz))
-    arrays.setdefault("longest", longest)
+    arrays.setdefault("lipschitz", jnp.asarray(traced.lipschitz))
+    arrays.setdefault("longest", jnp.asarray(traced.longest))
     static = _Static(
         net, traced.program, tuple(input_shape), layout_of(net), digest_version, flushed
     )
-    made = FrozenNet(arrays, None, static=static)
+    own = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(arrays)])
+    made = FrozenNet(arrays, None, jnp.asarray(own), static=static)
     words = made._computed_digest() if digest is None else digest_words(bytes.fromhex(digest))
     made._digest = jnp.asarray(words)
     made.check_digest()
-    is_too_long = float(arrays["longest"]) > float(longest) * (1 + 1e-3)
-    if digest is not None and (made.lipschitz < lipschitz or is_too_long):
+    is_too_long = float(arrays["longest"]) > float(traced.longest) * (1 + 1e-3)
+    if digest is not None and (made.lipschitz < traced.lipschitz or is_too_long):
         raise ValueError(
             "The stored Lipschitz bound is too small for this network: its layers without weights "
             "are not those that were frozen. Freeze it again."
         )
     return made
-
-
-def _finite_up(lipschitz: float) -> np.float32:
-    bound = float32_up(lipschitz)
-    if not np.isfinite(bound):
-        raise ValueError(
-            f"The network's Lipschitz bound is {bound}, so nothing could be certified: it "
-            "overflows float32. Check the scale of the weights."
-        )
-    return bound

@@ -32,7 +32,7 @@ def test_no_norm_is_computed_in_the_compiled_program():
     net, x = gloro_2c2f().build(), jnp.zeros((64, 28, 28, 1))
     variables = jax.jit(lambda k: net.init(k, x, norms=gj.PowerIteration(steps=5)))(key(0))
     frozen = gj.freeze(net, variables, input_shape=(28, 28, 1))
-    program = _certify.lower(frozen, x, jnp.float32(0.3)).compile()
+    program = _certify.lower(frozen, x, jnp.float32(0.3), is_known=True).compile()
     assert "while" not in program.as_text()
 
     plain = PlainForward()

@@ -91,14 +91,14 @@ def _averaged(members: Any, weights: Any, constants: Any, x: Any) -> GloroLogits
     values = sum(
         weight * member.apply(x).values for member, weight in zip(members, weights, strict=True)
     )
-    are_sane = jnp.stack([member.is_sane(x) for member in members]).all(axis=0)
+    are_sane = jnp.stack([m.is_sane(x, is_known=True) for m in members]).all(axis=0)
     values = jnp.where(are_sane[..., None], values, jnp.nan)
     return GloroLogits(values, UpperBound(jnp.float32(1.0)), constants)
 
 
 @jit
 def _mean(members: Any, weights: Any, constants: Any, x: Any) -> GloroLogits:
-    return _averaged(members, weights, constants, x)
+    return _averaged(members, weights, constants, x).sealed()
 
 
 def _certify(

@@ -23,6 +23,7 @@ import numpy as np
 from gloro_jax import views
 from gloro_jax.gloro import GloroNet, run_watched
 from gloro_jax.lipschitz.doors import Doors, copied, impurity
+from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.lipschitz.steps import Step, Steps
 from gloro_jax.program.same import are_equal, is_same
 from gloro_jax.program.settle import folded, without_numbers
@@ -99,12 +100,12 @@ class Traced:
 
     Attributes:
         program: the program.
-        lipschitz: K of the body, float64, rounded up.
+        lipschitz: K of the body, rounded up.
         longest: the length up to which no input makes an activation overflow; NaN if any might.
     """
 
     program: Program
-    lipschitz: float
+    lipschitz: np.float32
     longest: np.float32
 
 
@@ -119,7 +120,7 @@ def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced
     Raises:
         TypeError: if an Estimate is among the constants, or a function cannot have one.
         ValueError: if an equation outside the doors reads an activation or its bound, a constant
-            is negative or not finite, or examples of a batch are mixed.
+            is negative or not finite, K overflows, or examples of a batch are mixed.
     """
     body = body_of(frozen)
     closed, walk = _walked(net, body, input_shape, batch=1)
@@ -135,7 +136,13 @@ def trace(net: GloroNet, frozen: Any, *, input_shape: tuple[int, ...]) -> Traced
         )
         steps = (Step.of_views(views.parse(net.views), steps),)
     program = Program(without_numbers(closed), steps, tuple(net.views))
-    return Traced(program, walk.result.lipschitz, _longest(walk))
+    bound = float32_up(walk.result.lipschitz)
+    if not np.isfinite(bound):
+        raise ValueError(
+            f"The network's Lipschitz bound is {bound}, so nothing could be certified: it "
+            "overflows float32. Check the scale of the weights."
+        )
+    return Traced(program, bound, _longest(walk))
 
 
 def _longest(walk: Walk) -> np.float32:

@@ -263,3 +263,78 @@ def test_weights_that_float32_cannot_hold_do_not_freeze(kernel):
     params = {"body": {"layers_0": {"kernel": kernel, "bias": np.zeros(2, np.float32)}}, **HEAD}
     with pytest.raises(ValueError, match="holds what float32, which runs, cannot"):
         gj.freeze(net, {"params": params}, input_shape=(2,))
+
+
+def _halved(leaf):
+    return leaf * 0.5 if leaf.dtype == jnp.float32 else leaf
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _halved,
+        lambda leaf: leaf.astype(jnp.bfloat16).astype(leaf.dtype),
+        lambda leaf: leaf[..., ::-1] if leaf.ndim else leaf,
+        lambda leaf: -leaf if leaf.ndim == 4 else leaf,
+    ],
+    ids=["halved", "rounded", "reversed", "one flipped"],
+)
+def test_a_frozen_network_that_was_mapped_certifies_nothing_inside_jit(
+    small_frozen, small_net, change
+):
+    x = small_net[2]
+    other = jax.tree.map(change, small_frozen)
+    programs = [
+        lambda frozen: gj.certify(frozen, x, epsilon=1e-3).radius,
+        lambda frozen: gj.certified_radius(frozen(x)),
+        lambda frozen: gj.certify(frozen, x, epsilon=1e-3, guarantee=gj.guarantees.TopK(2)).radius,
+    ]
+    for radius in map(jax.jit, programs):
+        assert (radius(small_frozen) > 0).any()
+        assert (radius(other) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a, b: 0.1 * a,
+        lambda a, b: (a + b) / 2,
+        jnp.maximum,
+        lambda a, b: jnp.tanh(a) if a.ndim == 2 else a,
+        lambda a, b: 0.1 * a if a.ndim == 0 else a,
+        lambda a, b: a[:, ::-1] if a.ndim == 2 else a,
+        lambda a, b: a.astype(jnp.bfloat16),
+        lambda a, b: a.astype(jnp.bfloat16).astype(a.dtype),
+    ],
+    ids=["scaled", "mean", "maximum", "by its ndim", "K alone", "reordered", "bfloat16", "rounded"],
+)
+def test_scores_and_bounds_that_were_mapped_certify_nothing(small_frozen, small_net, change):
+    x = small_net[2]
+    logits, beside = small_frozen(x), small_frozen(1 - x)
+    with pytest.raises(ValueError, match="are not those that the network returned"):
+        gj.certified_radius(jax.tree.map(change, logits, beside))
+
+    @jax.jit
+    def radii(logits, beside):
+        mapped = jax.tree.map(change, logits, beside)
+        sets = gj.guarantees.set_certificate(mapped, gj.guarantees.TopK(2), epsilon=0.1)
+        return gj.certified_radius(mapped), sets.radius
+
+    assert all((radius == 0).all() for radius in radii(logits, beside))
+
+
+def test_scores_and_bounds_as_they_are_certify(small_frozen, small_net):
+    x = small_net[2]
+    logits, expected = small_frozen(x), gj.certify(small_frozen, x, epsilon=0.1).radius
+    assert (expected > 0).any()
+    apart = jax.vmap(small_frozen)(x)
+    own = gj.GloroLogits(logits.values, logits.lipschitz, logits.head_distances)
+    for radius in (
+        gj.certified_radius(logits),
+        jax.jit(lambda x: gj.certified_radius(small_frozen(x)))(x),
+        jax.vmap(gj.certified_radius)(apart),
+        gj.certified_radius(jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), logits)),
+        gj.certified_radius(own),
+    ):
+        np.testing.assert_allclose(radius, expected, rtol=1e-5)
+    assert jax.jacrev(small_frozen)(x[:1]).values.shape[0] == 1

@@ -8,7 +8,7 @@ those kernels, those bounds, and one digest over all. `certify` accepts nothing 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -171,6 +171,11 @@ def from_arrays(
 
 
 def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            "freeze takes the collections that net.init returned, with the trained params, "
+            f"{{'params': ...}}; got {type(variables).__name__}."
+        )
     if "params" not in variables:
         raise ValueError(
             f"freeze needs variables['params']; got the collections {sorted(variables)}. Pass "
@@ -245,10 +250,12 @@ def _narrow(leaf: Any) -> Any:
     """
     dtype = getattr(leaf, "dtype", None)
     is_long = dtype in (np.int64, np.uint64) and np.abs(np.float64(leaf)).max(initial=0) > 2**24
-    if is_long or dtype in (np.complex64, np.complex128):
+    is_number = dtype is None or any(jnp.issubdtype(dtype, t) for t in (np.number, np.bool_))
+    if is_long or not is_number or dtype in (np.complex64, np.complex128):
         raise ValueError(
             f"A weight of type {leaf.dtype} and shape {np.shape(leaf)} holds what float32, which "
-            "runs, cannot: complex numbers, or integers beyond 2^24. Give real float32 weights."
+            "runs, cannot: complex numbers, integers beyond 2^24, or no numbers at all. Give real "
+            "float32 weights."
         )
     is_wide = getattr(leaf, "dtype", None) == np.float64
     return np.asarray(leaf).astype(np.float32) if is_wide else leaf

@@ -56,7 +56,18 @@ class GloroNet(nn.Module):
     is_trained_on_views: bool = False
 
     def __post_init__(self) -> None:
-        """Raises a TypeError or a ValueError if `views` are none."""
+        """Raises a TypeError or a ValueError if a field is not what is said above."""
+        if isinstance(self.body, type) or not callable(self.body):
+            raise TypeError(
+                "body is a module from Bounded to Bounded, nn.Sequential([...]) of "
+                f"gloro_jax.layers for example; got {self.body!r}."
+            )
+        try:
+            classes = operator.index(self.num_classes)
+        except TypeError:
+            raise TypeError(f"num_classes is an integer, got {self.num_classes!r}.") from None
+        if classes < 2:
+            raise ValueError(f"A classifier has at least 2 classes, got {self.num_classes!r}.")
         parse(self.views)
         super().__post_init__()
 
@@ -138,8 +149,6 @@ class GloroNet(nn.Module):
                 "norms says how Lipschitz constants are obtained, gj.PowerIteration(steps=5) to "
                 f"train; got {norms!r}. To certify, use gj.freeze and gj.certify."
             )
-        if self.num_classes < 2:
-            raise ValueError(f"A classifier has at least 2 classes, got {self.num_classes}.")
         dtype = getattr(x, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, np.floating):
             raise TypeError(

@@ -24,8 +24,11 @@ def place(path: str | os.PathLike[str]) -> Place:
     """A path on this machine or in a bucket: gs://bucket/runs/1, s3:// and az:// likewise.
 
     Raises:
+        TypeError: if it is no path.
         ValueError: if the bucket cannot be reached, or as `local` does.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"A path is text or a pathlib.Path, got {type(path).__name__}.")
     text = os.fspath(path)
     found = _SCHEME.match(text)
     if not found or found[1] not in _BUCKETS:

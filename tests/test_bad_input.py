@@ -15,6 +15,7 @@ import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
 import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.data.dataset import Split, check_labels
+from gloro_jax.lipschitz.bounded import read_constant
 norms = gj.PowerIteration(steps=1)
 x = jnp.ones((2, 6, 6, 2))
 net = gj.GloroNet(nn.Sequential([layers.Flatten(), layers.Dense(4)]), num_classes=3)
@@ -73,6 +74,16 @@ CASES = {
     "gj.PowerIteration(steps=2.5)": ("ValueError", "steps >= 1"),
     "gj.GloroNet(layers.Flatten(), 1).init(jax.random.key(0), x, norms=norms)":
         ("ValueError", "at least 2 classes"),
+    "gj.GloroNet(layers.Flatten(), '3')": ("TypeError", "num_classes is an integer, got '3'"),
+    "gj.GloroNet(layers.Flatten(), 2.5)": ("TypeError", "num_classes is an integer, got 2.5"),
+    "gj.GloroNet([layers.Flatten()], 3)": ("TypeError", "nn.Sequential([...])"),
+    "gj.GloroNet(layers.Flatten, 3)": ("TypeError", "body is a module from Bounded to Bounded"),
+    "gj.UpperBound(10**400)": ("ValueError", "at least 0, got 1000"),
+    "read_constant(10**400, 'upper')": ("ValueError", "finite and at least 0, got lipschitz=1000"),
+    "gj.freeze(net, None, input_shape=(6, 6, 2))": ("TypeError", "collections that net.init"),
+    "gj.freeze(net, {'params': jax.tree.map(lambda a: np.full(a.shape, 'a'), "
+    "variables['params'])}, input_shape=(6, 6, 2))": ("ValueError", "or no numbers at all"),
+    "gj.load(None)": ("TypeError", "A path is text or a pathlib.Path, got NoneType"),
     "gj.GloroNet(layers.MinMax(), 3).init(jax.random.key(0), x, norms=norms)":
         ("ValueError", "End it with Flatten"),
     "gj.conv_norm(np.ones((3, 3, 1, 1)), image_size=(5, 5), strides=1, padding='same')":

@@ -8,7 +8,6 @@ The bound is with respect to the network's input, in the l2 norm over all axes b
 moving the input of example i by d moves `value[i]` by at most `lipschitz * d`.
 """
 
-import math
 import operator
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
@@ -18,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gloro_jax.lipschitz.doors import Doors, Parts, check_output
-from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number
+from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number, is_bound
 from gloro_jax.lipschitz.rounding import add_up, float32_up, multiply_up
 from gloro_jax.lipschitz.steps import Step
 from gloro_jax.pytrees import pytree_dataclass
@@ -215,8 +214,8 @@ def read_constant(lipschitz: Any, kind: Kind) -> tuple[Any, Kind]:
             f"{type(lipschitz).__name__}. A bare array does not say whether it errs high or "
             "low: wrap it, or write float(c) for a proved constant."
         )
-    if not (math.isfinite(lipschitz) and lipschitz >= 0):
+    if not is_bound(lipschitz):
         raise ValueError(
-            f"A Lipschitz constant is finite and at least 0, got lipschitz={lipschitz}."
+            f"A Lipschitz constant is finite and at least 0, got lipschitz={str(lipschitz)[:24]}."
         )
     return bound_number(lipschitz, name="lipschitz"), kind

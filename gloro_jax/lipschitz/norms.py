@@ -62,6 +62,14 @@ class UpperBound:
         return float(self.value)
 
 
+def is_bound(number: Any) -> bool:
+    """Whether a concrete real number is finite and at least 0."""
+    try:
+        return 0 <= float(number) < math.inf
+    except OverflowError:  # an integer beyond float64
+        return False
+
+
 def check_bound(value: Any, *, name: str) -> None:
     """Raises unless `value` is one real number, and finite and at least 0 if it is concrete."""
     dtype = getattr(value, "dtype", np.dtype(object))
@@ -69,10 +77,10 @@ def check_bound(value: Any, *, name: str) -> None:
     is_real = jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
     if not (is_plain or (is_real and np.shape(value) == ())):
         raise TypeError(f"{name} is one real number, got {type(value).__name__}: {value!r}.")
-    if not isinstance(value, Tracer) and not 0 <= float(value) < np.inf:
+    if not isinstance(value, Tracer) and not is_bound(value):
         raise ValueError(
-            f"{name} is a finite number of at least 0, got {float(value)}. Nothing moves by less "
-            "than 0, and NaN or infinity bounds nothing: compute it again."
+            f"{name} is a finite number of at least 0, got {str(value)[:24]}. Nothing moves by "
+            "less than 0, and NaN or infinity bounds nothing: compute it again."
         )
 
 

@@ -600,6 +600,21 @@ ERRORS = {
     "verifiers: a case's condition the wrong way round": (
         "verifiers/complete/cases.py", "tilt=-split * jnp.maximum(weights, 0)", "tilt=split * jnp.maximum(weights, 0)", "tests/verifiers/test_complete.py",
     ),
+    "projections: a facet is where its region ends, not beyond": (
+        "verifiers/complete/projections.py", "sides[unit], limits[unit] = -sides[unit], -limits[unit]", "sides[unit], limits[unit] = -sides[unit], -limits[unit] - 1",
+        "tests/verifiers/test_complete.py",
+    ),
+    "projections: a solver that does not know says no": (
+        "verifiers/complete/polytopes.py", "return other if isinstance(other, float) else np.nan", "return np.inf",
+        "tests/verifiers/test_complete.py",
+    ),
+    "branch: a leaf that no solver decides is closed": (
+        "verifiers/complete/branch_and_bound.py", "self.is_unsure |= bool(np.isnan(distance))", "", "tests/verifiers/test_complete.py",
+    ),
+    "branch: the first witness is the nearest": (
+        "verifiers/complete/branch_and_bound.py", "        for point in self.points():", "        for point in itertools.islice(self.points(), 1):",
+        "tests/verifiers/test_complete.py",
+    ),
     "verifiers: facets are crossed in one direction only": (
         "verifiers/complete/projections.py", "is_on[unit] = not is_on[unit]", "is_on[unit] = True", "tests/verifiers/test_complete.py",
     ),

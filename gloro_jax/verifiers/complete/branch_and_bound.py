@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import heapq
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,21 +13,18 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers.complete.cases import RATE, ascended, bound
-from gloro_jax.verifiers.complete.descent import descend
-from gloro_jax.verifiers.complete.method import (
-    Complete,
-    Goal,
-    first_witness,
-    places,
-    relu_bounds,
-)
+from gloro_jax.verifiers.complete.descent import attacked, descend
+from gloro_jax.verifiers.complete.goals import Goal, first_witness
+from gloro_jax.verifiers.complete.method import Complete, places, relu_bounds
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
+from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 
 _CLOSE = 1e-9
+_FAR = (1e4, 1e12, 1e30)  # where to look if descent finds no witness
 _CANDIDATES = 3
 _FEW = 1024
 _TOGETHER = 16  # cases whose ReLUs are bounded anew together
@@ -61,12 +59,33 @@ class BranchAndBound(Complete):
                 f"got {self.steps}, {self.cases} and {self.restarts}."
             )
 
+    def prepare(self, network: Network, goal: Goal) -> None:
+        """Compiles each program that `decide` runs."""
+        if self.restarts:
+            descend(network, goal, steps=1, restarts=self.restarts)
+        _Cases(self, network, goal).once()
+
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """Descent, then cases, the least bound first."""
         witness = None
         if self.restarts:
             witness = descend(network, goal, steps=40, restarts=self.restarts)
         return witness if witness is not None else _Cases(self, network, goal).decide()
+
+    def radius_of(self, network: Network, goal: Goal) -> float:
+        """The distance of the nearest witness; Crown's radius if the time is up before."""
+        images = goal.x[None].astype(np.float32)
+        low = float(Crown()._radii(network, images, norm=goal.norm, box=goal.box)[0])
+        for radius in (attacked(network, goal, restarts=self.restarts or 1), *_FAR):
+            if not np.isfinite(radius) or radius <= low:
+                continue
+            found = _Cases(self, network, goal._replace(radius=radius)).shortest()
+            if found is None:
+                return low
+            if found < radius or radius not in _FAR:
+                return max(low, found * (1 - 1e-9))
+            low = radius
+        return low
 
 
 class _Case(NamedTuple):
@@ -112,6 +131,8 @@ class _Cases:
         self.method, self.network, self.goal = method, network, goal
         low, high = relu_bounds(network, goal)
         self.wide, self.number = in_float64(network), itertools.count()
+        self.status = Status.UNKNOWN
+        self.is_unsure = False  # whether a solver left a case open
         found = places(chain_of(network))
         # Of many ReLUs, new bounds for a case take longer than many cases without.
         self.last = found[-1][1].start if found and len(low) <= _FEW else 0
@@ -130,41 +151,64 @@ class _Cases:
         return unrolled(self.network)
 
     def decide(self) -> Status | np.ndarray:
-        """VERIFIED when no case is left, UNKNOWN when the time is, or a point."""
+        """A point that may be a witness, or what is known when there is none."""
+        point = next(self.points(), None)
+        return self.status if point is None else point
+
+    def shortest(self) -> float | None:
+        """The distance of the nearest point of another class, up to the radius; None if late."""
+        for point in self.points():
+            nearer = min(self.goal.radius, self.goal.distance(point))
+            self.goal = self.goal._replace(radius=nearer)
+        return self.goal.radius if self.status == Status.VERIFIED else None
+
+    def points(self) -> Iterator[np.ndarray]:
+        """Points that may be witnesses, until no case is left or no time; then there is a status.
+
+        Between two of them, the radius may become smaller: bounds hold in a smaller region, too.
+        """
         while self.queue:
             if self.goal.is_late:
-                return Status.UNKNOWN
+                return
             count = min(self.method.cases, len(self.queue))
             some = self._tightened([heapq.heappop(self.queue) for _ in range(count)])
             if not all(np.isfinite([case.low, case.high]).all() for case in some):
-                return Status.UNKNOWN  # the ball is too large for float64
+                return  # the ball is too large for float64
             some = [case for case in some if not case.is_empty]
             if not some:
                 continue
             bounded, scores, points = self._bounded(some)
             left = [i for i, case in enumerate(bounded) if not case.bound > 0]
             if (point := self._tried(points[left])) is not None:
-                return point
-            if (point := self._split([bounded[i] for i in left], scores[left])) is not None:
-                return point
-        return Status.VERIFIED
+                yield point
+            yield from self._split([bounded[i] for i in left], scores[left])
+        self.status = Status.UNKNOWN if self.is_unsure else Status.VERIFIED
+
+    def once(self) -> None:
+        """Runs each program on the first case, whatever comes out."""
+        some = [case._replace(unit=0) for case in self.queue[:1]]
+        _, _, points = self._bounded(self._tightened(some), steps=1)
+        self._tried(points)
 
     def _tried(self, points: np.ndarray) -> np.ndarray | None:
         """A witness among the points where bounds' linear functions are least."""
         finite = points[np.isfinite(points).all(axis=tuple(range(1, points.ndim)))]
-        return first_witness(self.network, self.goal, finite)
+        if not len(finite):
+            return None
+        fill = np.repeat(finite[:1], self.method.cases - len(finite), axis=0)
+        return first_witness(self.network, self.goal, [*finite, *fill])
 
-    def _split(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray | None:
+    def _split(self, cases: list[_Case], scores: np.ndarray) -> Iterator[np.ndarray]:
+        """Puts the halves of cases in the queue; points of cases that leave no ReLU open."""
         has_open = np.array([case.is_open.any() for case in cases], bool)
-        for i in np.flatnonzero(~has_open):
-            if (point := self._leaf(cases[i])) is not None:
-                return point
         split = [cases[i] for i in np.flatnonzero(has_open)]
         units = self._best_units(split, scores[has_open]) if split else ()
         for case, unit in zip(split, units, strict=True):
             for half in case.halves(int(unit)):
                 heapq.heappush(self.queue, half._replace(number=next(self.number)))
-        return None
+        for i in np.flatnonzero(~has_open):
+            if (point := self._leaf(cases[i])) is not None:
+                yield point
 
     def _best_units(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray:
         """The ReLU to split in each case: among the highest scores, whose worse half is best.
@@ -195,6 +239,7 @@ class _Cases:
             norm=goal.norm,
             box=goal.box,
         )
+        self.is_unsure |= bool(np.isnan(distance))
         is_near = point is not None and distance <= goal.radius * (1 + 1e-9)
         return goal.inside(point) if point is not None and is_near else None
 
@@ -215,15 +260,18 @@ class _Cases:
                 found[i] = some[i]._replace(low=low[row], high=high[row])
         return found
 
-    def _bounded(self, some: list[_Case]) -> tuple[list[_Case], np.ndarray, np.ndarray]:
+    def _bounded(
+        self, some: list[_Case], steps: int | None = None
+    ) -> tuple[list[_Case], np.ndarray, np.ndarray]:
         """Cases with the best bounds of a few steps upwards, scores of ReLUs, and points."""
         best, state = [case._replace(bound=-np.inf) for case in some], None
         now, scores, points = some, np.zeros(0), np.zeros(0)
-        for step in range(self.method.steps):
+        steps = steps or self.method.steps
+        for step in range(steps):
             bounds, gradient, scores, points = self._passed(now)
             found = [case._replace(bound=bounds[i]) for i, case in enumerate(now)]
             best = [a if a.bound > b.bound else b for a, b in zip(found, best, strict=True)]
-            if all(case.bound > 0 for case in best) or step == self.method.steps - 1:
+            if all(case.bound > 0 for case in best) or step == steps - 1:
                 break
             free = {name: self._stacked(now, name, len(now)) for name in RATE}
             free, state = ascended(free, gradient, state, step)

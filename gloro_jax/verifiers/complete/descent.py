@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.platforms import jit, random_key
-from gloro_jax.verifiers.complete.method import Goal, first_witness
+from gloro_jax.platforms import in_64_bits, jit, random_key
+from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.operations import run
 from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.scores import in_float64
+
+_FURTHER = (0.0, *np.geomspace(1e-12, 1e-3, 10))
+_DOWN = np.geomspace(1e-3, 1e-7, 24)
 
 
 def descend(
@@ -27,7 +31,10 @@ def descend(
     """
     rivals = [j for j in range(network.num_classes) if j != goal.label]
     aims = np.tile(rivals, restarts)
-    low, high = (end.astype(np.float32)[None] for end in goal.bounds())
+    with np.errstate(over="ignore"):
+        low, high = (end.astype(np.float32)[None] for end in goal.bounds())
+        if not np.isfinite(high - low).all():
+            return None  # the ball is too large for float32
     uniform = np.asarray(jax.random.uniform(random_key(seed), (len(aims), *goal.x.shape)))
     x, points = goal.x.astype(np.float32)[None], low + uniform * (high - low)
     points[: len(rivals)] = x
@@ -37,6 +44,46 @@ def descend(
         size = np.float32(goal.radius * 0.5 * (1 - step / steps))
         points = _step(network, points, goal.label, aims, *where, size, norm=goal.norm)
     return first_witness(network, goal, np.asarray(points, np.float64))
+
+
+def attacked(network: Network, goal: Goal, *, restarts: int) -> float:
+    """The distance of the nearest witness that descent finds at a series of radii, or infinity."""
+    low, high = 0.0, np.inf
+    for radius in 0.01 * 2.0 ** np.arange(20):
+        point = descend(network, goal._replace(radius=float(radius)), steps=40, restarts=restarts)
+        if point is not None:
+            high = goal.distance(point)
+            break
+        low = float(radius)
+    for _ in range(8 if np.isfinite(high) else 0):
+        radius = (low + high) / 2
+        point = descend(network, goal._replace(radius=radius), steps=40, restarts=restarts)
+        low, high = (radius, high) if point is None else (low, goal.distance(point))
+    return high
+
+
+def witness_near(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
+    """A witness near a point at which another class is level, where solvers stop.
+
+    A little further out from the image, or, if the point is a corner and the label is ahead again
+    there, a little down from it.
+    """
+    away = point.reshape(goal.x.shape) - goal.x
+    found = first_witness(network, goal, [goal.x + (1 + share) * away for share in _FURTHER])
+    return _down(network, goal, goal.x + away) if found is None else found
+
+
+def _down(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
+    aims = np.array([j for j in range(network.num_classes) if j != goal.label])
+    points, wide, tries = np.repeat(point[None], len(aims), axis=0), in_float64(network), []
+    low, high = (end[None] for end in goal.bounds())
+    where = (goal.x[None], low, high, goal.radius)
+    with in_64_bits():
+        for share in _DOWN:
+            size = goal.radius * share
+            points = np.asarray(_step(wide, points, goal.label, aims, *where, size, norm=goal.norm))
+            tries.extend(points)
+    return first_witness(network, goal, tries)
 
 
 def _one_step(

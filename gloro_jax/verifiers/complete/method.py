@@ -4,8 +4,7 @@ import abc
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,8 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
 from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.complete.descent import witness_near
+from gloro_jax.verifiers.complete.goals import Goal
 from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.incomplete import bracket
 from gloro_jax.verifiers.operations import Chain, Relu, relus
@@ -21,56 +22,10 @@ from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import (
     charge_of,
     in_float64,
-    is_inside,
     is_misclassified,
     predictions,
 )
 from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
-
-_FURTHER = (0.0, *np.geomspace(1e-12, 1e-3, 10))
-
-
-class Goal(NamedTuple):
-    """One image, and what is to be shown of it.
-
-    Attributes:
-        x: (*shape), float64.
-        label: its class.
-        norm: of the ball.
-        radius: of the ball.
-        box: as for `Verifier.verify`.
-        deadline: in seconds of `time.perf_counter`.
-    """
-
-    x: np.ndarray
-    label: int
-    norm: Norm
-    radius: float
-    box: Box
-    deadline: float
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the time is up."""
-        return time.perf_counter() > self.deadline
-
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lowest and the highest value of each pixel."""
-        low, high = self.x - self.radius, self.x + self.radius
-        if self.box is None:
-            return low, high
-        return np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
-
-    def inside(self, point: np.ndarray) -> np.ndarray:
-        """A point of the region near a point that a solver found."""
-        limits = (-np.inf, np.inf) if self.box is None else self.box
-        point = np.clip(point.reshape(self.x.shape), *limits)
-        radius = self.radius * (1 - 1e-12)
-        if self.norm == "linf":
-            return np.clip(point, self.x - radius, self.x + radius)
-        moved = point - self.x
-        length = float(np.sqrt(np.square(moved).sum()))
-        return point if length <= radius else self.x + moved * (radius / length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +36,7 @@ class Complete(Verifier):
     witness is checked in float64, rounding counted, and its distance exactly.
 
     Attributes:
-        time_limit: seconds for an image; UNKNOWN after that.
+        time_limit: seconds for an image, compilation apart; UNKNOWN after that.
     """
 
     time_limit: float = 60.0
@@ -91,6 +46,9 @@ class Complete(Verifier):
         super().__post_init__()
         if not self.time_limit > 0:
             raise ValueError(f"time_limit is a positive number of seconds, got {self.time_limit}.")
+
+    def prepare(self, network: Network, goal: Goal) -> None:
+        """Compiles what `decide` runs, so that no image's time goes into that."""
 
     @abc.abstractmethod
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
@@ -110,6 +68,8 @@ class Complete(Verifier):
         is_wrong = is_misclassified(network, images, labels)
         status, witness = np.zeros(len(wide), int), np.full(wide.shape, np.nan)
         seconds = np.zeros(len(wide))
+        if not is_wrong.all():
+            self.prepare(network, Goal(wide[0], int(labels[0]), norm, radius, box, np.inf))
         for i, x in enumerate(wide):
             began = time.perf_counter()
             goal = Goal(x, int(labels[i]), norm, radius, box, began + self.time_limit)
@@ -126,8 +86,10 @@ class Complete(Verifier):
 
     def _radii(self, network: Network, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
         likely, wide = predictions(network, images), images.astype(np.float64)
-        found = np.zeros(len(images))
-        for i in np.flatnonzero(likely >= 0):
+        found, known = np.zeros(len(images)), np.flatnonzero(likely >= 0)
+        if len(known):
+            self.prepare(network, Goal(wide[0], int(likely[known[0]]), norm, 0.01, box, np.inf))
+        for i in known:
             deadline = time.perf_counter() + self.time_limit
             goal = Goal(wide[i], int(likely[i]), norm, 0.0, box, deadline)
             found[i] = self.radius_of(network, goal)
@@ -143,23 +105,6 @@ class Complete(Verifier):
             return np.array([not isinstance(found, np.ndarray) and found == Status.VERIFIED])
 
         return float(bracket(holds, np.array([0.01]), factor=4.0, close=3e-6)[0])
-
-
-def witness_near(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
-    """A witness at a point or a little further out, for solvers stop at the boundary itself."""
-    away = point.reshape(goal.x.shape) - goal.x
-    return first_witness(network, goal, [goal.x + (1 + share) * away for share in _FURTHER])
-
-
-def first_witness(network: Network, goal: Goal, points: Iterable[np.ndarray]) -> np.ndarray | None:
-    """The first point that, moved into the region, is there exactly, and has another class."""
-    tries = [goal.inside(point) for point in points]
-    if not tries:
-        return None
-    found = is_misclassified(network, np.stack(tries), np.full(len(tries), goal.label))
-    about: Any = {"norm": goal.norm, "radius": goal.radius, "box": goal.box}
-    witnesses = (tries[i] for i in np.flatnonzero(found))
-    return next((p for p in witnesses if is_inside(p[None], goal.x[None], **about)[0]), None)
 
 
 def places(chain: Chain) -> list[tuple[Relu, slice]]:

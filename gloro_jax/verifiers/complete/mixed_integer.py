@@ -9,7 +9,8 @@ import scipy.optimize
 import scipy.sparse
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.complete.method import Complete, Goal, relu_bounds
+from gloro_jax.verifiers.complete.goals import Goal
+from gloro_jax.verifiers.complete.method import Complete, relu_bounds
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
 from gloro_jax.verifiers.verdicts import Status
 

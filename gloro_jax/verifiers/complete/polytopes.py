@@ -6,6 +6,8 @@ import scipy.optimize
 from gloro_jax.verifiers.complete.unrolled import Unrolled
 from gloro_jax.verifiers.regions import Box, Norm
 
+_INFEASIBLE = 2  # of scipy's linprog
+
 
 class Pattern:
     """The affine functions that a network is where each ReLU is on or off as a pattern says.
@@ -46,7 +48,7 @@ def nearest(
     """The point nearest to x (d,) with rows point <= limits, and its distance.
 
     Returns:
-        Infinity and None where there is none.
+        Infinity and None where there is none; NaN and None where the solver does not know.
     """
     if box is not None:
         eye = np.eye(len(x))
@@ -68,8 +70,8 @@ def nearest(
     while True:
         is_near = room <= reach
         moved = solve(rows[is_near], room[is_near])
-        if moved is None:
-            return np.inf, None
+        if isinstance(moved, float):
+            return moved, None
         if is_near.all() or np.sqrt(np.square(moved).sum()) <= reach:
             break
         reach *= 8
@@ -82,7 +84,7 @@ def _scale(rows: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, largest, 1.0)
 
 
-def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
+def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     """The shortest move with rows move <= room (least distance programming, Lawson and Hanson).
 
     The residual r of the non-negative least squares problem |(rows^T; room^T) u - (0, -1)| is
@@ -95,21 +97,29 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
     found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
     residual = system @ found.x - goal
     if residual[-1] < 1e-12:
-        return None
+        return np.inf
     move = -residual[:-1] / residual[-1] * scale
-    return move if (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all() else None
+    if (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all():
+        return move
+    other = _flattest(rows, room)
+    return other if isinstance(other, float) else np.nan
 
 
-def _flattest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | None:
+def _flattest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     """The move with the least largest entry."""
     d, scale = rows.shape[1], np.abs(room).max()
     eye, ones = np.eye(d), np.ones((d, 1))
     matrix = np.block([[rows, np.zeros((len(rows), 1))], [eye, -ones], [-eye, -ones]])
-    found = scipy.optimize.linprog(
-        np.append(np.zeros(d), 1.0),
-        matrix,
-        np.concatenate([room / scale, np.zeros(2 * d)]),
-        bounds=[(None, None)] * d + [(0, None)],
-        method="highs",
-    )
-    return found.x[:-1] * scale if found.status == 0 else None
+    for method in ("highs", "highs-ipm"):  # the second where the first cannot tell
+        found = scipy.optimize.linprog(
+            np.append(np.zeros(d), 1.0),
+            matrix,
+            np.concatenate([room / scale, np.zeros(2 * d)]),
+            bounds=[(None, None)] * d + [(0, None)],
+            method=method,
+        )
+        if found.status == 0:
+            return found.x[:-1] * scale
+        if found.status == _INFEASIBLE:
+            return np.inf
+    return np.nan

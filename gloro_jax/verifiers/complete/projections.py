@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.complete.method import Complete, Goal, first_witness
+from gloro_jax.verifiers.complete.goals import Goal, first_witness
+from gloro_jax.verifiers.complete.method import Complete
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import unrolled
 from gloro_jax.verifiers.regions import Norm
@@ -27,10 +28,11 @@ class Projections(Complete):
 
     Attributes:
         mode: "complete" finds, where the boundary between two classes in a region may be near, its
-            nearest point by a quadratic or linear program. The other two try the projection to the
-            boundary's hyperplane as a witness; where it is none, "lower_bound" ends with UNKNOWN,
-            and "incomplete" goes on to look for witnesses further out. Their radius is the distance
-            of the first such hyperplane.
+            nearest point by a quadratic or linear program, and likewise the facet's, so that it
+            enters no region that is empty. The other two cross every hyperplane, and try the
+            projection to the boundary's hyperplane as a witness; where it is none, "lower_bound"
+            ends with UNKNOWN, and "incomplete" goes on to look for witnesses further out. Their
+            radius is the distance of the first such hyperplane.
     """
 
     mode: Literal["incomplete", "lower_bound", "complete"] = "complete"
@@ -65,33 +67,49 @@ class _Search:
             distance, _, kind, pattern, index = heapq.heappop(self.queue)
             seen = max(seen, distance)
             if kind == "unit":
+                self._reach(pattern, index, distance)
+            elif kind == "facet":
                 self._cross(pattern, index)
             elif kind == "point":
                 return Status.UNKNOWN, seen, self.goal.inside(index)
             elif self.method.mode == "complete":
-                self._solve(pattern, index)
+                is_open |= not self._solve(pattern, index)
             elif (point := self._projected(pattern, index)) is not None:
                 return Status.UNKNOWN, seen, point
             elif self.method.mode == "lower_bound" or limit == np.inf:
                 return Status.UNKNOWN, seen, None
             else:
                 is_open = True
+            if is_open and limit == np.inf:
+                return Status.UNKNOWN, seen, None
         status = Status.UNKNOWN if is_open else Status.VERIFIED
         return status, limit if self.queue else np.inf, None
 
-    def _solve(self, pattern: Pattern, rival: int) -> None:
-        """The nearest point of the pattern's region at which a rival is level."""
+    def _solve(self, pattern: Pattern, rival: int) -> bool:
+        """Whether it is known where a rival is level in the pattern's region, if anywhere."""
         rows, constants = pattern.leads(self.goal.label)
         sides, limits = pattern.region()
-        distance, point = nearest(
-            self.x,
-            np.vstack([sides, rows[rival]]),
-            np.append(limits, -constants[rival]),
-            norm=self.goal.norm,
-            box=self.goal.box,
+        distance, point = self._nearest(
+            np.vstack([sides, rows[rival]]), np.append(limits, -constants[rival])
         )
         if point is not None:
             self._push(distance, "point", pattern, point)
+        return not np.isnan(distance)
+
+    def _reach(self, pattern: Pattern, unit: int, distance: float) -> None:
+        """Puts the facet behind a hyperplane in the queue, if there is one."""
+        if self._beyond(pattern, unit).tobytes() in self.visited:
+            return
+        if self.method.mode == "complete":
+            # A region that is not empty has a facet there if there is a point beyond it.
+            sides, limits = pattern.region()
+            sides[unit], limits[unit] = -sides[unit], -limits[unit]
+            exact, _ = self._nearest(sides, limits)
+            distance = distance if np.isnan(exact) else max(exact, distance)
+        self._push(distance, "facet", pattern, unit)
+
+    def _nearest(self, rows: np.ndarray, limits: np.ndarray) -> Any:
+        return nearest(self.x, rows, limits, norm=self.goal.norm, box=self.goal.box)
 
     def _projected(self, pattern: Pattern, rival: int) -> np.ndarray | None:
         """The nearest point at which a rival is level, if the network is the pattern's there."""
@@ -100,10 +118,14 @@ class _Search:
         return first_witness(self.network, self.goal, [self.x + step * (1 + 1e-9)])
 
     def _cross(self, pattern: Pattern, unit: int) -> None:
-        is_on = pattern.is_on.copy()
-        is_on[unit] = not is_on[unit]
+        is_on = self._beyond(pattern, unit)
         if is_on.tobytes() not in self.visited:
             self._visit(Pattern(self.plan, is_on))
+
+    def _beyond(self, pattern: Pattern, unit: int) -> np.ndarray:
+        is_on = pattern.is_on.copy()
+        is_on[unit] = not is_on[unit]
+        return is_on
 
     def _visit(self, pattern: Pattern) -> None:
         self.visited.add(pattern.is_on.tobytes())

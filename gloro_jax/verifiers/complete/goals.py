@@ -1,0 +1,70 @@
+"""What a complete method is to show of one image, and what counts as a witness."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gloro_jax.network import Network
+from gloro_jax.verifiers.regions import Box, Norm
+from gloro_jax.verifiers.scores import is_inside, is_misclassified
+
+
+class Goal(NamedTuple):
+    """One image, and what is to be shown of it.
+
+    Attributes:
+        x: (*shape), float64.
+        label: its class.
+        norm: of the ball.
+        radius: of the ball.
+        box: as for `Verifier.verify`.
+        deadline: in seconds of `time.perf_counter`.
+    """
+
+    x: np.ndarray
+    label: int
+    norm: Norm
+    radius: float
+    box: Box
+    deadline: float
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return time.perf_counter() > self.deadline
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest value of each pixel."""
+        low, high = self.x - self.radius, self.x + self.radius
+        if self.box is None:
+            return low, high
+        return np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
+
+    def distance(self, point: np.ndarray) -> float:
+        """From the image to a point."""
+        moved = point.reshape(self.x.shape) - self.x
+        return float(np.sqrt(np.square(moved).sum()) if self.norm == "l2" else np.abs(moved).max())
+
+    def inside(self, point: np.ndarray) -> np.ndarray:
+        """A point of the region near a point that a solver found."""
+        limits = (-np.inf, np.inf) if self.box is None else self.box
+        point = np.clip(point.reshape(self.x.shape), *limits)
+        radius = self.radius * (1 - 1e-12)
+        if self.norm == "linf":
+            return np.clip(point, self.x - radius, self.x + radius)
+        moved = point - self.x
+        length = float(np.sqrt(np.square(moved).sum()))
+        return point if length <= radius else self.x + moved * (radius / length)
+
+
+def first_witness(network: Network, goal: Goal, points: Iterable[np.ndarray]) -> np.ndarray | None:
+    """The first point that, moved into the region, is there exactly, and has another class."""
+    tries = [goal.inside(point) for point in points]
+    if not tries:
+        return None
+    found = is_misclassified(network, np.stack(tries), np.full(len(tries), goal.label))
+    about: Any = {"norm": goal.norm, "radius": goal.radius, "box": goal.box}
+    witnesses = (tries[i] for i in np.flatnonzero(found))
+    return next((p for p in witnesses if is_inside(p[None], goal.x[None], **about)[0]), None)

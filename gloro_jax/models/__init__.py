@@ -11,12 +11,15 @@ from gloro_jax.models.gloro_cnn import gloro_8c2f as gloro_8c2f
 from gloro_jax.models.lipnext import LipNext as LipNext
 from gloro_jax.models.liresnet import ChordLiResNet as ChordLiResNet
 from gloro_jax.models.liresnet import LiResNet as LiResNet
+from gloro_jax.models.mlp import ChordMLP as ChordMLP
 from gloro_jax.models.nearest_set import nearest_set_logits as nearest_set_logits
 from gloro_jax.plain import from_plain
 
 # The closed union of model configs; a new family joins it with `|`.
-ModelConfig = GloroCNN | LiResNet | ChordLiResNet | LipNext
-_FAMILIES = {family.__name__: family for family in (GloroCNN, LiResNet, ChordLiResNet, LipNext)}
+ModelConfig = GloroCNN | LiResNet | ChordLiResNet | LipNext | ChordMLP
+_FAMILIES = {
+    family.__name__: family for family in (GloroCNN, LiResNet, ChordLiResNet, LipNext, ChordMLP)
+}
 
 
 def is_known(model: Any) -> bool:

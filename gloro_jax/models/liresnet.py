@@ -168,12 +168,12 @@ def dense_tail(
     return x
 
 
-def net_of(body: nn.Module, config: Any) -> GloroNet:
-    """The network of a body, and of a config that has classes and views; its head is normalised."""
+def net_of(body: nn.Module, config: Any, *, is_head_normalized: bool = True) -> GloroNet:
+    """The network of a body, and of a config that has classes and views."""
     return GloroNet(
         body,
         config.num_classes,
-        is_head_normalized=True,
+        is_head_normalized=is_head_normalized,
         views=config.views,
         is_trained_on_views=config.is_trained_on_views,
     )

@@ -16,7 +16,7 @@ from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.opened import Opened, Selection, open_run
 from gloro_jax.cli.words import check_new_file, known, parse
 from gloro_jax.data.batches import as_float
-from gloro_jax.evaluation.findings import sample
+from gloro_jax.evaluation.findings import drawn, sample
 from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.plain import in_words, number
 from gloro_jax.verifiers import Status, Verdicts, Verifier
@@ -43,7 +43,8 @@ class VerifyOptions(Selection):
         examples: this many images, drawn at random with a fixed seed; 100 unless given.
         time_limit: seconds an image for the complete methods.
         sigma: of smoothing; half the radius unless given.
-        out: also write everything to this new .json file.
+        out: also write everything to this new .json file: which images of the split, their
+            verdicts, and the witnesses.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -82,6 +83,11 @@ def verify(words: list[str]) -> int:
         raise ValueError(f"--examples is at least 1, got {options.examples}.")
     if options.norm == "linf" and options.radius is None:
         raise ValueError("--radius says how large the linf ball is, 2/255 for example.")
+    if options.epsilon is not None and (options.norm == "linf" or options.radius is not None):
+        raise ValueError(
+            f"--radius says how large the {options.norm} ball is; --epsilon is the same for l2 "
+            "alone. Leave --epsilon out."
+        )
     names = [name.strip() for name in options.methods.split(",")]
     for name in names:
         known(name, _METHODS, what="method of --with")
@@ -94,11 +100,12 @@ def verify(words: list[str]) -> int:
     radius = opened.epsilon if options.radius is None else number(options.radius)
     check_reach(radius, opened.frozen.input_shape, norm=options.norm, what="--radius")
     methods = {name: _method(name, options, radius) for name in names}
+    places = drawn(len(opened.split), options.examples)
     opened = opened._replace(split=sample(opened.split, options.examples))
     found = _verdicts(opened, methods, options, radius)
     Console(highlight=False).print(_table(opened, found, options, radius))
     if options.out is not None:
-        options.out.write_text(json.dumps(_plain(opened, methods, found, options, radius)))
+        options.out.write_text(json.dumps(_plain(opened, places, methods, found, options, radius)))
         Console(highlight=False).print(f"Every verdict: {escape(str(options.out))}")
     return 0
 
@@ -140,8 +147,9 @@ def _table(
     where = "all of R^n" if box is None else f"pixels between {box[0]:g} and {box[1]:g}"
     ball = f"{options.norm} {in_words(radius)}, {where}"
     table = Table(title=escape(f"{opened.title}: {len(opened.split)} images, {ball}"))
-    for column in ("method", "verified (rounded)", "verified (numerical)", "falsified", "unknown"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    table.add_column("method", no_wrap=True)
+    for column in ("verified (rounded)", "verified (numerical)", "falsified", "unknown"):
+        table.add_column(column, justify="right")
     table.add_column("s/image", justify="right")
     for name, verdicts in found.items():
         table.add_row(
@@ -163,6 +171,7 @@ def _counts(verdicts: Verdicts) -> dict[str, int]:
 
 def _plain(
     opened: Opened,
+    places: np.ndarray,
     methods: dict[str, Verifier],
     found: dict[str, Verdicts],
     options: VerifyOptions,
@@ -173,6 +182,7 @@ def _plain(
         "run": options.run.name,
         "network": opened.frozen.digest,
         "images": opened.source,
+        "places": places.tolist(),
         "labels": np.asarray(opened.split.labels).tolist(),
         "norm": options.norm,
         "radius": radius,
@@ -184,6 +194,10 @@ def _plain(
                 "status": [Status(int(status)).name for status in verdicts.status],
                 "semantics": verdicts.semantics.tolist(),
                 "seconds": verdicts.seconds.tolist(),
+                "witnesses": {
+                    int(places[i]): verdicts.witness[i].tolist()
+                    for i in np.flatnonzero(verdicts.status == Status.FALSIFIED)
+                },
             }
             for name, verdicts in found.items()
         },

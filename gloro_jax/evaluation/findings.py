@@ -109,7 +109,7 @@ def look_at(
     folder = place(run)
     config, held = runs.read_config(folder), [(split.images, split.labels)]
     report = verified_robust_accuracy(frozen, held, epsilon=epsilon)
-    chosen = _draw(len(split), examples)
+    chosen = drawn(len(split), examples)
     seen = split.images[chosen]
     attacked = Split(seen, split.labels[chosen])
     finite = report.radii[np.isfinite(report.radii)]
@@ -147,10 +147,10 @@ def sample(split: Split, count: int | None) -> Split:
     """`count` of a split's images, drawn at random with a fixed seed; all if None."""
     if count is None or count >= len(split):
         return split
-    chosen = _draw(len(split), count)
+    chosen = drawn(len(split), count)
     return Split(split.images[chosen], split.labels[chosen])
 
 
-def _draw(total: int, count: int) -> np.ndarray:
-    """Sets are often sorted by class, so the first images would be of one class."""
+def drawn(total: int, count: int) -> np.ndarray:
+    """Which images `sample` takes: sets are often sorted, the first would be of one class."""
     return np.sort(np.random.default_rng(0).permutation(total)[:count])

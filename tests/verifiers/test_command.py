@@ -2,8 +2,11 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import gloro_jax as gj
 from gloro_jax.cli import main
 
 RUN = "experiments/zoo/digits"
@@ -33,11 +36,28 @@ def test_it_counts_proofs_apart_and_writes_every_verdict(tmp_path, capsys):
         assert sum(method[count] for count in counts) == 2
 
 
+def test_its_file_names_images_and_holds_witnesses(tmp_path):
+    out = tmp_path / "verdicts.json"
+    assert run("--with", "lipschitz", "--examples", 60, "--out", out) == 0
+    told, test = json.loads(out.read_text()), gj.data.digits().test
+    assert told["labels"] == np.asarray(test.labels)[told["places"]].tolist()
+    method = told["methods"]["lipschitz"]
+    pairs = zip(told["places"], method["status"], strict=True)
+    wrong = {str(place) for place, status in pairs if status == "FALSIFIED"}
+    assert wrong == set(method["witnesses"])
+    assert wrong
+    frozen = gj.load(RUN)
+    for place, witness in method["witnesses"].items():
+        scores = frozen(jnp.asarray(witness, jnp.float32)[None])
+        assert scores.prediction[0] != test.labels[int(place)]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("--with", "crwn"), "did you mean crown"),
         (("--norm", "linf"), "--radius says how large the linf ball is"),
+        (("--radius", "0.1", "--epsilon", "0.1"), "Leave --epsilon out"),
         (("--examples", 0), "--examples is at least 1"),
         (("--out", "verdicts.txt"), "ends in .json"),
         (("--box", 0.5, 1), "does not contain x"),

@@ -81,8 +81,9 @@ def train(words: list[str]) -> int:
     """`gloro-jax train`."""
     if not words or words[0].startswith("-"):
         print("usage: gloro-jax train RECIPE --run DIR [options]\n\nRecipes:")
+        widest = max(map(len, RECIPES)) + 2
         for name, recipe in RECIPES.items():
-            print(f"  {name:<26}{(recipe.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:<{widest}}{(recipe.__doc__ or '').splitlines()[0]}")
         print("\n`gloro-jax train RECIPE --help` lists every option with its default.")
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
     name = known(words[0], RECIPES, what="recipe")

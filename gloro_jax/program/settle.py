@@ -15,7 +15,7 @@ from gloro_jax.lipschitz.doors import NAME, copied
 
 _FINAL_NAME = "bounded_door"
 _COMPILED = ("jit", "pjit")
-_SHORT = 200  # equations
+_SHORT = 40  # equations
 
 
 def folded(closed: Any) -> Any:

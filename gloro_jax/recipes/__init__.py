@@ -19,6 +19,7 @@ from gloro_jax.recipes.mnist import fashion_2c2f as fashion_2c2f
 from gloro_jax.recipes.mnist import fashion_liresnet_small as fashion_liresnet_small
 from gloro_jax.recipes.mnist import mnist_2c2f as mnist_2c2f
 from gloro_jax.recipes.mnist import mnist_4c3f as mnist_4c3f
+from gloro_jax.recipes.mnist import mnist_chord_mlp as mnist_chord_mlp
 from gloro_jax.recipes.mnist import mnist_crown_ibp as mnist_crown_ibp
 from gloro_jax.recipes.mnist import mnist_ibp as mnist_ibp
 from gloro_jax.recipes.mnist import mnist_liresnet_small as mnist_liresnet_small
@@ -30,6 +31,7 @@ RECIPES = {
         digits,
         mnist_2c2f,
         mnist_4c3f,
+        mnist_chord_mlp,
         mnist_liresnet_small,
         mnist_ibp,
         mnist_crown_ibp,

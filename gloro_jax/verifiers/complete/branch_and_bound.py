@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import heapq
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete, places, relu_bounds
 from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
-from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
@@ -73,17 +73,17 @@ class BranchAndBound(Complete):
         return witness if witness is not None else _Cases(self, network, goal).decide()
 
     def radius_of(self, network: Network, goal: Goal) -> float:
-        """The distance of the nearest witness; Crown's radius if the time is up before."""
-        images = goal.x[None].astype(np.float32)
-        low = float(Crown()._radii(network, images, norm=goal.norm, box=goal.box)[0])
-        for radius in (attacked(network, goal, restarts=self.restarts or 1), *_FAR):
-            if not np.isfinite(radius) or radius <= low:
-                continue
-            found = _Cases(self, network, goal._replace(radius=radius)).shortest()
+        """The distance of the nearest witness; by bisection if half the time is too little."""
+        low, reach = 0.0, np.inf
+        search = goal._replace(deadline=(time.perf_counter() + goal.deadline) / 2)
+        if self.restarts:
+            reach = attacked(network, goal, restarts=self.restarts)
+        for radius in filter(np.isfinite, (reach, *_FAR)):
+            found = _Cases(self, network, search._replace(radius=radius)).shortest()
             if found is None:
-                return low
-            if found < radius or radius not in _FAR:
-                return max(low, found * (1 - 1e-9))
+                return max(low, super().radius_of(network, goal))
+            if found < radius or radius == reach:
+                return found * (1 - 1e-9)
             low = radius
         return low
 

@@ -92,7 +92,6 @@ def mnist_chord_mlp() -> Recipe:
         epochs=60,
         batch_size=256,
         epsilon_schedule="[0.1]-[50%:1.1]",
-        augmentation=Augmentation(crop=1),
     )
     model = ChordMLP(features=512, depth=2)
     return Recipe(DataConfig("mnist", validation=_HELD_OUT), model, training, *_IMAGES)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gloro_jax.lipschitz.norms import power_iteration as power_iteration
     from gloro_jax.lipschitz.upper import conv_norm as conv_norm
     from gloro_jax.lipschitz.upper import matrix_norm as matrix_norm
-    from gloro_jax.margins import GloroLogits as GloroLogits
+    from gloro_jax.logits import GloroLogits as GloroLogits
     from gloro_jax.margins import bottom_logit as bottom_logit
     from gloro_jax.margins import certified_radius as certified_radius
     from gloro_jax.runs import load as load
@@ -58,7 +58,8 @@ _ROOMS = {
     "Bounded": "lipschitz.bounded",
     "Estimate UpperBound power_iteration": "lipschitz.norms",
     "conv_norm matrix_norm": "lipschitz.upper",
-    "GloroLogits bottom_logit certified_radius": "margins",
+    "GloroLogits": "logits",
+    "bottom_logit certified_radius": "margins",
     "load": "runs",
 }
 _ROOM_OF = {name: room for names, room in _ROOMS.items() for name in names.split()}

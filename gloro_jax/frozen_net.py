@@ -23,34 +23,10 @@ from gloro_jax.layers.base import FrozenLinear
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Steps, layers_of
-from gloro_jax.margins import GloroLogits
+from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
-from gloro_jax.program import Program, body_of, trace
+from gloro_jax.program import Static, body_of, trace
 from gloro_jax.pytrees import checksum, own_dicts
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Static:
-    """What a FrozenNet knows beside its leaves; equal where one compiled program serves both."""
-
-    net: GloroNet
-    program: Program
-    input_shape: tuple[int, ...]
-    layout: Any
-    digest_version: int
-    flushed: int
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, _Static)
-            and self.net is other.net
-            and self.input_shape == other.input_shape
-            and self.digest_version == other.digest_version
-            and self.program == other.program
-        )
-
-    def __hash__(self) -> int:
-        return hash((id(self.net), self.input_shape))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -66,7 +42,7 @@ class FrozenNet:
     `jit`, where it cannot compute a digest, a checksum differs and nothing is certified.
     """
 
-    def __init__(self, frozen: Any, digest: Any, checksum: Any, *, static: _Static) -> None:
+    def __init__(self, frozen: Any, digest: Any, checksum: Any, *, static: Static) -> None:
         self._frozen, self._digest, self._checksum = frozen, digest, checksum
         self._static, self._is_checked = static, False
 
@@ -111,7 +87,7 @@ class FrozenNet:
         """
         squares = jnp.sum(jnp.square(x), axis=tuple(range(-len(self.input_shape), 0)))
         is_short = is_finite(squares) & (squares <= jnp.square(self._frozen["longest"]))
-        are_leaves = is_known or self._checksum == checksum(jax.tree.leaves(self._frozen))
+        are_leaves = is_known or self._checksum == self._own_checksum()
         return is_short & follows_ieee(squares) & are_leaves
 
     def check_images(self, x: Any) -> Array:
@@ -197,7 +173,7 @@ class FrozenNet:
         Concrete ones are looked at once per object.
 
         Raises:
-            ValueError: if leaves or layers are others.
+            ValueError: if leaves, their types or layers are others.
         """
         check_arithmetic()
         if self._static.layout != layout_of(self.net):
@@ -206,23 +182,38 @@ class FrozenNet:
                 "those of then, and bounds hold for what was frozen. Freeze it again, "
                 "gj.freeze(net, variables, input_shape=...)."
             )
-        leaves = jax.tree.leaves(self)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return False
         if self._is_checked:
             return True
+        leaves = jax.tree.leaves(self._frozen)
+        types = {str(leaf.dtype) for leaf in leaves if hasattr(leaf, "dtype")} - {"float32"}
+        if types or getattr(self._checksum, "dtype", None) != np.uint32:
+            raise ValueError(
+                f"A FrozenNet holds float32 numbers, and this one was made to hold {types}. Bounds "
+                "hold for the numbers they were computed from: take the FrozenNet as it was."
+            )
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
+            return False
+        # Copies of its own: NumPy's memory, also behind an array of JAX, can be written to.
+        self._frozen = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), self._frozen)
         if not np.array_equal(np.asarray(self._digest), self._computed_digest()):
             raise ValueError(
                 "The digest of this FrozenNet does not match its weights and bounds: it was "
                 "altered after gj.freeze, or its layers without weights are others. Bounds hold "
                 "for the network they were computed from; freeze the network again."
             )
-        self._is_checked = all(isinstance(leaf, jax.Array) for leaf in leaves)  # NumPy's can change
+        self._is_checked = True
         return True
+
+    def _own_checksum(self) -> Any:
+        return checksum(jax.tree.leaves(self._frozen)) ^ self._static.word
 
     def _computed_digest(self) -> np.ndarray:
         steps = self.steps() if self.digest_version > 1 else None
         return digest_of(self._frozen, self.input_shape, steps)
+
+    def __copy__(self) -> "FrozenNet":
+        """Another object with the same arrays."""
+        return jax.tree.map(lambda leaf: leaf, self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenNet":
         """A copy: what is static cannot change."""
@@ -235,12 +226,12 @@ class FrozenNet:
             "and gj.load it, or pass the variables and gj.freeze them where they are needed."
         )
 
-    def tree_flatten(self) -> tuple[tuple[Any, ...], _Static]:
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Static]:
         """Leaves, and what is static; dictionaries of its own, which may be written to."""
         return (own_dicts(self._frozen), self._digest, self._checksum), self._static
 
     @classmethod
-    def tree_unflatten(cls, static: _Static, children: tuple[Any, ...]) -> "FrozenNet":
+    def tree_unflatten(cls, static: Static, children: tuple[Any, ...]) -> "FrozenNet":
         """Rebuilds without the mark of a checked digest."""
         return cls(*children, static=static)
 
@@ -283,10 +274,10 @@ def assemble(
     traced = trace(net, arrays, input_shape=input_shape)
     arrays.setdefault("lipschitz", jnp.asarray(traced.lipschitz))
     arrays.setdefault("longest", jnp.asarray(traced.longest))
-    static = _Static(
+    static = Static(
         net, traced.program, tuple(input_shape), layout_of(net), digest_version, flushed
     )
-    own = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(arrays)])
+    own = checksum([np.asarray(leaf) for leaf in jax.tree.leaves(arrays)]) ^ static.word
     made = FrozenNet(arrays, None, jnp.asarray(own), static=static)
     words = made._computed_digest() if digest is None else digest_words(bytes.fromhex(digest))
     made._digest = jnp.asarray(words)

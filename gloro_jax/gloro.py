@@ -13,7 +13,8 @@ from gloro_jax.layers.dense import orthogonal
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.doors import Doors, Parts
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, two_norm
-from gloro_jax.margins import GloroLogits, head_distances
+from gloro_jax.logits import GloroLogits
+from gloro_jax.margins import head_distances
 from gloro_jax.pytrees import pytree_dataclass
 from gloro_jax.views import mean, parse, stack
 

@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.guarantees import Guarantee, bottom_logit
-from gloro_jax.margins import GloroLogits, as_epsilon, pair_constants, scores
+from gloro_jax.logits import GloroLogits
+from gloro_jax.margins import as_epsilon, pair_constants, scores
 
 LossName = Literal[
     "emma",

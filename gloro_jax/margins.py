@@ -6,7 +6,6 @@ class, strictly (Leino et al. 2021). The predicted class is excluded by its inde
 value: masking every logit equal to the largest certifies a tie (klasleino/gloro issue 9).
 """
 
-import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -15,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from gloro_jax.lipschitz.norms import Estimate, UpperBound, bound_number
+from gloro_jax.lipschitz.norms import UpperBound, bound_number
 from gloro_jax.lipschitz.rounding import (
     divide_down,
     float32_up,
@@ -26,75 +25,12 @@ from gloro_jax.lipschitz.rounding import (
     next_up,
     subtract_down,
 )
+from gloro_jax.logits import GloroLogits
 from gloro_jax.plain import exact
-from gloro_jax.platforms import is_tracing
-from gloro_jax.pytrees import checksum, mixed_bits, pytree_dataclass
 
 # Above so many differences of two entries, 64 MiB of them, distances come from a Gram matrix.
 _MOST_DIFFERENCES = 2**24
 _NEAR_SQUARED = 1e-6
-
-
-@pytree_dataclass()
-class GloroLogits:
-    """What a GloRo Net returns.
-
-    Attributes:
-        values: the scores y, (..., m).
-        lipschitz: K, the bound of the map from the input to the head's input; an `Estimate`
-            from a training pass, an `UpperBound` from a `FrozenNet`. The difference of logits
-            i and j is K * head_distances[i, j]-Lipschitz.
-        head_distances: ||w_i - w_j|| of the head's rows as used, (m, m).
-
-    What a `FrozenNet` returns is sealed: where `jax.tree.map` or the like made other scores or
-    bounds of it, nothing is certified. One that you construct is your own claim.
-    """
-
-    values: Any
-    lipschitz: Estimate | UpperBound
-    head_distances: Any
-    _seal: Any = dataclasses.field(default=None, init=False, repr=False)
-
-    @property
-    def prediction(self) -> Int[Array, "*batch"]:
-        """The class with the largest score; the lowest index on a tie."""
-        return jnp.argmax(self.values, axis=-1)
-
-    def sealed(self) -> "GloroLogits":
-        """The same, with a checksum that notices if scores or bounds become others."""
-        kept = dataclasses.replace(self, values=jax.lax.optimization_barrier(self.values))
-        object.__setattr__(kept, "_seal", kept._checksum())
-        return kept
-
-    def is_whole(self) -> Bool[Array, "*batch"]:
-        """Whether scores and bounds are those that were sealed, if they were.
-
-        Raises:
-            ValueError: if they are not, outside `jit`.
-        """
-        if self._seal is None:
-            return jnp.ones(self.values.shape[:-1], bool)
-        shape = self.values.shape[:-1]
-        if jnp.shape(self._seal) == shape and self.values.dtype == jnp.float32:
-            is_whole = self._seal == self._checksum()
-        else:
-            is_whole = jnp.zeros(shape, bool)
-        if not is_tracing(is_whole) and not is_whole.all():
-            raise ValueError(
-                "The scores or bounds of these logits are not those that the network returned: "
-                "jax.tree.map, a mean or a reordering made others, and a radius of them would mean "
-                "nothing. Take them from the network as they are; for a mean of networks there is "
-                "gj.ensembles.SoftVoting; with a bound of your own, gj.GloroLogits(values, "
-                "lipschitz, head_distances)."
-            )
-        return is_whole
-
-    def _checksum(self) -> Float[Array, "*batch"]:
-        """24 bits as float32, an exact integer there: derivatives of logits stay all floats."""
-        bounds = checksum([jnp.asarray(self.lipschitz.value), jnp.asarray(self.head_distances)])
-        is_number = is_finite(self.values) & (self.values != 0)  # NaN and -0 have several forms
-        values = mixed_bits(jnp.where(is_number, self.values, 0.0)).sum(axis=-1, dtype=np.uint32)
-        return ((values + bounds) >> np.uint32(8)).astype(jnp.float32)
 
 
 def head_distances(kernel: Float[Array, "d m"]) -> Float[Array, "m m"]:
@@ -158,6 +94,8 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
     if isinstance(epsilon, Tracer):
         if epsilon.shape != ():
             raise ValueError(f"epsilon is one number, got an array of shape {epsilon.shape}.")
+        if not any(jnp.issubdtype(epsilon.dtype, kind) for kind in (np.floating, np.integer)):
+            raise ValueError(f"epsilon is a real number, got one of type {epsilon.dtype}.")
         # JAX has rounded a Python number to float32 before it arrives here.
         return next_up(epsilon.astype(jnp.float32))
     if np.shape(epsilon) != ():
@@ -267,7 +205,7 @@ def guaranteed_constants(logits: GloroLogits, index: Int[Array, "*any"]) -> Floa
     if logits.head_distances.shape != (classes, classes):
         raise ValueError(
             f"Logits of {classes} classes have head distances ({classes}, {classes}), got "
-            f"{logits.head_distances.shape}."
+            f"{logits.head_distances.shape}. If jax.vmap made them, map this function likewise."
         )
     constants, is_whole = pair_constants(logits, index), logits.is_whole()
     axes = range(is_whole.ndim, constants.ndim)

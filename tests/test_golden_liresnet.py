@@ -15,7 +15,7 @@ import gloro_jax as gj
 from gloro_jax.gloro import run_body
 from gloro_jax.layers.base import Frozen
 from gloro_jax.lipschitz.norms import Estimate
-from gloro_jax.margins import GloroLogits
+from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import jit
 from gloro_jax.torch_import import from_state_dict, read_state_dict
 from tests.draws import normal

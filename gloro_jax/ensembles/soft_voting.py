@@ -17,7 +17,8 @@ from gloro_jax.ensembles.members import Ensemble, check_members, check_weights
 from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import float32_up, is_finite, plus_up, times_up
-from gloro_jax.margins import GloroLogits, as_epsilon, certified_radius, certified_slack
+from gloro_jax.logits import GloroLogits
+from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
 from gloro_jax.platforms import jit
 
 

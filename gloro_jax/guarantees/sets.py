@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax import margins
 from gloro_jax.guarantees.kinds import Guarantee, check_guarantee, counted
-from gloro_jax.margins import GloroLogits, as_epsilon, pair_constants, scores
+from gloro_jax.logits import GloroLogits
+from gloro_jax.margins import as_epsilon, pair_constants, scores
 
 
 class SetCertificate(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.lipschitz.norms import UpperBound
-from gloro_jax.margins import GloroLogits
+from gloro_jax.logits import GloroLogits
 
 
 def nearest_set_logits(

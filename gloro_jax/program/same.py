@@ -1,10 +1,12 @@
 """Whether two traced programs are the same, so that one compiled program serves both."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -75,3 +77,43 @@ def _is_equal(a: Any, b: Any) -> bool:
         return bool(a == b)
     except Exception:  # an object that cannot be compared
         return False
+
+
+def word_of(closed: Any) -> int:
+    """32 bits of what a program does; programs that are the same have the same."""
+    sha = hashlib.sha256()
+    _feed(sha, closed.jaxpr, closed.consts)
+    return int.from_bytes(sha.digest()[:4], "big")
+
+
+def _feed(sha: Any, jaxpr: Any, consts: Sequence[Any]) -> None:
+    numbers: dict[Any, int] = {}
+
+    def note(thing: Any) -> None:
+        sha.update(repr(thing).encode())
+
+    def atom(x: Any) -> Any:
+        if isinstance(x, jax.extend.core.Literal):
+            return str(x.aval), _plain(x.val)
+        return numbers.setdefault(x, len(numbers)), str(x.aval)
+
+    note([_plain(const) for const in consts])
+    note([atom(x) for x in (*jaxpr.constvars, *jaxpr.invars)])
+    for equation in jaxpr.eqns:
+        note((equation.primitive.name, [atom(x) for x in equation.invars]))
+        note([atom(x) for x in equation.outvars])
+        for name, param in sorted(equation.params.items()):
+            for inner in param if isinstance(param, tuple | list) else (param,):
+                if isinstance(inner, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
+                    _feed(sha, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
+                elif isinstance(inner, str | int | float | None):
+                    note((name, inner))
+    note([atom(x) for x in jaxpr.outvars])
+
+
+def _plain(value: Any) -> Any:
+    """A number or an array as what `repr` tells apart; nothing of what has no numbers."""
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    array = np.asarray(value)
+    return array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()

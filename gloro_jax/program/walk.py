@@ -116,9 +116,9 @@ class Walk:
                 raise ValueError(f"What enters {passage.layer} {_OUTSIDE}")
         if any(isinstance(operand, _Mark) for operand in others):
             raise TypeError(f"In {passage.layer}, {ANOTHER_ACTIVATION}.")
-        arrays = zip(others, equation.invars[3 * count :], strict=True)
-        # A constant, which is a number, is looked at on its way.
-        if any(o.origin == "changed" and atom.aval.shape for o, atom in arrays):
+        # A constant, which comes first, is looked at on its way.
+        first = int(passage.constant is None and len(others) == passage.operands)
+        if any(operand.origin == "changed" for operand in others[first:]):
             raise ValueError(f"What {passage.layer} runs with {_CHANGED}")
         self._check_shapes(equation, passage)
         visit = Visit(passage, equation.params["jaxpr"], others)

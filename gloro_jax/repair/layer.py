@@ -20,7 +20,8 @@ import numpy as np
 
 from gloro_jax.certification import Certificate, certify
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.margins import GloroLogits, as_epsilon
+from gloro_jax.logits import GloroLogits
+from gloro_jax.margins import as_epsilon
 from gloro_jax.platforms import is_tracing, jit
 from gloro_jax.repair.orders import MOST_COMBINATIONS, Order, Pair, cycle_in, in_words
 from gloro_jax.repair.preconditions import Always, Precondition

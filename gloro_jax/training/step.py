@@ -13,7 +13,7 @@ from gloro_jax.data.augment import augmented
 from gloro_jax.data.batches import Batch, as_float
 from gloro_jax.gloro import GloroNet
 from gloro_jax.layers import PowerIteration
-from gloro_jax.margins import GloroLogits
+from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import random_key
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig

@@ -1,5 +1,8 @@
 """What ordinary code of a hostile user won or lost: stacks, names, subclasses, keys, copies."""
 
+import copy
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -190,19 +193,85 @@ def test_radii_of_scores_know_of_overflows_too():
     assert not gj.margins.certified_slack(logits, epsilon=0.1)[0] > 0
 
 
-def test_a_frozen_network_that_was_written_to_is_looked_at_again(small_frozen, small_net):
+def test_memory_that_was_written_to_changes_no_certificate(small_frozen, small_net):
+    """NumPy's memory, also behind arrays of JAX that share it: 64 bytes apart they do."""
     x = small_net[2]
-    loose = jax.tree.map(np.array, small_frozen)
-    gj.certify(loose, x, epsilon=0.1)
-    for leaf in jax.tree.leaves(loose):
-        if leaf.dtype == np.float32:
-            leaf *= 0.5
-    with pytest.raises(ValueError, match="digest of this FrozenNet does not match"):
-        gj.certify(loose, x, epsilon=0.1)
+    expected = gj.certify(small_frozen, x, epsilon=0.1)
+
+    def aligned(leaf):
+        room = np.zeros(np.size(leaf) + 32, leaf.dtype)
+        first = (-room.ctypes.data % 64) // room.itemsize
+        inside = room[first : first + np.size(leaf)].reshape(leaf.shape)
+        inside[...] = leaf
+        return inside
+
+    host = jax.tree.map(aligned, small_frozen)
+    for loose in (host, jax.device_put(host)):
+        first = gj.certify(loose, x, epsilon=0.1)
+        numbers = [leaf for leaf in jax.tree.leaves(host) if leaf.dtype == np.float32]
+        for leaf in numbers:
+            leaf *= 2
+        again = gj.certify(loose, x, epsilon=0.1)
+        for found in (first, again):
+            np.testing.assert_array_equal(found.radius, expected.radius)
+        for leaf in numbers:
+            leaf /= 2
     before = small_frozen.lipschitz
     inside = jax.tree.leaves(small_frozen, is_leaf=lambda node: isinstance(node, dict))[0]
     inside["lipschitz"] = inside["lipschitz"] * 0.1
     assert small_frozen.lipschitz == before
+
+
+def test_leaves_in_the_structure_of_another_network_certify_nothing():
+    def frozen(std):
+        body = nn.Sequential([layers.Normalize((0.0,) * 2, (std,) * 2), layers.Flatten()])
+        return gj.freeze(gj.GloroNet(body, 2), {"params": HEAD}, input_shape=(2,))
+
+    one, other, x = frozen(1.0), frozen(0.0625), jnp.asarray([[0.6, 0.5]])
+    mixed = jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(one))
+    radius = jax.jit(lambda frozen: gj.certify(frozen, x, epsilon=0.01).radius)
+    of_scores = jax.jit(lambda frozen: gj.certified_radius(frozen(x)))
+    for function in (radius, of_scores):
+        assert (function(one) > 0).all()
+        assert (function(other) > 0).all()
+        assert (function(mixed) == 0).all()
+
+
+def test_two_freezings_of_one_network_share_a_program_and_certify(small_frozen, small_net):
+    net, variables, x = small_net
+    again = gj.freeze(net, variables, input_shape=small_frozen.input_shape)
+    radius = jax.jit(lambda frozen: gj.certify(frozen, x, epsilon=0.1).radius)
+    np.testing.assert_array_equal(radius(small_frozen), radius(again))
+    assert (radius(again) > 0).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.int32])
+def test_leaves_of_another_type_are_refused_inside_jit(dtype):
+    frozen = gj.freeze(net_of(layers.Flatten()), {"params": HEAD}, input_shape=(2,))
+    other = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+    with pytest.raises(ValueError, match="holds float32 numbers"):
+        jax.jit(lambda f: gj.certify(f, jnp.ones((1, 2)), epsilon=0.1))(other)
+
+
+def test_a_number_changed_on_its_way_to_a_layer_does_not_freeze():
+    def coarse(variables):
+        return jax.tree.map(lambda leaf: jnp.floor(leaf * 4) / 4, variables)
+
+    changed = nn.map_variables(layers.Scale, "frozen", trans_in_fn=coarse)
+    for scale, is_refused in ((changed, True), (layers.Scale, False)):
+        net = net_of(scale(initial=-0.26), layers.Flatten())
+        params = init(net, 0, jnp.ones((1, 2)), norms=NORMS)["params"]
+        if is_refused:
+            with pytest.raises(ValueError, match=r"nn\.map_variables changes them"):
+                gj.freeze(net, {"params": params}, input_shape=(2,))
+        else:
+            frozen = gj.freeze(net, {"params": params}, input_shape=(2,))
+            np.testing.assert_allclose(frozen.lipschitz, 0.26, rtol=1e-5)
+
+
+def test_a_complex_epsilon_is_refused_inside_jit(small_frozen, small_net):
+    with pytest.raises(ValueError, match="epsilon is a real number"):
+        jax.jit(lambda e: gj.certify(small_frozen, small_net[2], epsilon=e))(0.1 + 5j)
 
 
 def test_a_network_with_a_call_of_its_own_does_not_freeze():
@@ -323,11 +392,27 @@ def test_scores_and_bounds_that_were_mapped_certify_nothing(small_frozen, small_
     assert all((radius == 0).all() for radius in radii(logits, beside))
 
 
+def test_scores_that_were_replaced_or_made_finite_certify_nothing(small_frozen, small_net):
+    logits = small_frozen(small_net[2])
+    with pytest.raises(ValueError, match="are not those that the network returned"):
+        gj.certified_radius(dataclasses.replace(logits, values=logits.values / 0.1))
+    values = logits.values.at[:, 0].set(jnp.inf)
+    broken = gj.GloroLogits(values, logits.lipschitz, logits.head_distances).sealed()
+    assert (gj.certified_radius(broken) == 0).all()
+    with pytest.raises(ValueError, match="are not those that the network returned"):
+        gj.certified_radius(jax.tree.map(lambda a: jnp.where(jnp.isfinite(a), a, 0), broken))
+
+
 def test_scores_and_bounds_as_they_are_certify(small_frozen, small_net):
     x = small_net[2]
     logits, expected = small_frozen(x), gj.certify(small_frozen, x, epsilon=0.1).radius
     assert (expected > 0).any()
     apart = jax.vmap(small_frozen)(x)
+    with pytest.raises(ValueError, match=r"If jax\.vmap made them, map this function likewise"):
+        gj.certified_radius(apart)
+    np.testing.assert_array_equal(
+        gj.certify(copy.copy(small_frozen), x, epsilon=0.1).radius, expected
+    )
     own = gj.GloroLogits(logits.values, logits.lipschitz, logits.head_distances)
     for radius in (
         gj.certified_radius(logits),

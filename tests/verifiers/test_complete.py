@@ -1,15 +1,19 @@
 """Complete verifiers: equal to the exact radius, witnesses in the region and of another class."""
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 
+import gloro_jax as gj
+from gloro_jax import layers
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import BranchAndBound, MixedInteger, Projections, Status
 from gloro_jax.verifiers.operations import run
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
+from tests import draws
 from tests.verifiers import plain_nets
 from tests.verifiers.test_incomplete import NETS, WIDER, radii
 
@@ -150,7 +154,7 @@ def test_what_a_solver_leaves_open_is_not_verified(method, norm, monkeypatch):
     monkeypatch.setattr(scipy.optimize, "linprog", at_a_loss)
     monkeypatch.setattr(scipy.optimize, "lsq_linear", wrong)
     assert status()[exact.argmin()] == Status.UNKNOWN
-    found = radii(method, network, x, norm)
+    found = radii(Projections(), network, x, norm)
     assert (found <= exact * (1 + 1e-9)).all()
     assert found[exact.argmin()] < exact.min()
 
@@ -165,6 +169,47 @@ def test_the_other_modes_of_projections_are_below_the_complete_one(mode, norm):
     assert (found <= exact * (1 + 1e-8)).all()
     assert (found > 0).all()
     assert (found == exact).any()
+
+
+def thin(size):
+    """Weights up to `size`, exact in float32: a region a few units away is 1 / `size` thin."""
+    net = gj.GloroNet(nn.Sequential([layers.Dense(4), layers.ReLU()]), 2)
+    kernel = np.float32([[0, -0.5, -1, -1], [size, size, size, 0]])
+    head = np.float32([[-1, 0], [2, 0], [-1, 0], [100, 0]])
+    params = {
+        "body": {"layers_0": {"kernel": kernel, "bias": np.float32([-1, -0.5, 0, 0])}},
+        "head_kernel": head,
+        "head_bias": np.float32([1, 0]),
+    }
+    frozen = gj.freeze(net, {"params": params}, input_shape=(2,))
+    witness = np.float32([[4.0, 2.5 / size]])
+    assert frozen(witness).prediction[0] == 1
+    return frozen, np.float32([[0.2, -0.5 / size]])
+
+
+@pytest.mark.parametrize("power", [17, 20])
+@pytest.mark.parametrize(
+    ("method", "norm"),
+    [(Projections(), "l2"), (BranchAndBound(time_limit=10.0), "l2"), (MixedInteger(), "linf")],
+    ids=["Projections", "BranchAndBound", "MixedInteger"],
+)
+def test_regions_that_are_thin_are_not_empty(method, norm, power):
+    frozen, x = thin(2.0**power)
+    held = method.verify(frozen, x, np.array([0]), norm=norm, radius=3.9)
+    assert held.status[0] != Status.VERIFIED
+    assert method.certified_radius(frozen, x, norm=norm)[0] <= 3.81
+
+
+def test_rows_that_are_tiny_are_not_flat():
+    body = [layers.Scale(initial=1e-37) for _ in range(5)]
+    net = gj.GloroNet(nn.Sequential([*body, layers.Dense(2), layers.ReLU()]), 2)
+    params = draws.init(net, 0, jnp.zeros((1, 2)), norms=gj.PowerIteration(steps=1))["params"]
+    params["body"]["layers_5"]["kernel"] = jnp.eye(2)
+    params["head_kernel"] = jnp.eye(2)
+    frozen, x = gj.freeze(net, {"params": params}, input_shape=(2,)), np.float32([[0.6, 0.5]])
+    for method in (*COMPLETE, Projections(mode="lower_bound")):
+        found = method.certified_radius(frozen, x, norm="l2")
+        np.testing.assert_allclose(found, 0.1 / np.sqrt(2), rtol=1e-5)
 
 
 def test_when_the_time_is_up_nothing_is_verified():

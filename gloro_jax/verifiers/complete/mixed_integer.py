@@ -167,8 +167,8 @@ class _Program:
         radius = np.zeros_like(lead)
         radius[-1] = 1.0
         found = self._solve(radius, [level])
-        if found.status == 2:
-            return np.inf
+        if found.status == 2:  # which proves nothing alone: tolerances hide thin regions
+            return np.inf if _dual(self.least_lead(rival)) > _CLOSE else None
         return _dual(found) if found.status == 0 else None
 
     def _lead(self, rival: int) -> tuple[np.ndarray, float]:

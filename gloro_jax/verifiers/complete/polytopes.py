@@ -88,7 +88,8 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     """The shortest move with rows move <= room (least distance programming, Lawson and Hanson).
 
     The residual r of the non-negative least squares problem |(rows^T; room^T) u - (0, -1)| is
-    proportional to (move, -1); where it vanishes there is no move.
+    proportional to (move, -1); where it nearly vanishes there may be no move, and a linear program
+    says so.
     """
     scale = np.abs(room).max()
     system = np.vstack([rows.T, room[None] / scale])
@@ -96,10 +97,9 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     goal[-1] = -1.0
     found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
     residual = system @ found.x - goal
-    if residual[-1] < 1e-12:
-        return np.inf
-    move = -residual[:-1] / residual[-1] * scale
-    if (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all():
+    move = -residual[:-1] / max(residual[-1], 1e-300) * scale
+    is_clear = residual[-1] > 1e-12  # of a move up to a million times the scale
+    if is_clear and (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all():
         return move
     other = _flattest(rows, room)
     return other if isinstance(other, float) else np.nan

@@ -160,7 +160,9 @@ def _distances(
     """
     values = rows @ x + constants
     away = np.maximum(values, 0) if is_signed else np.abs(values)
-    sizes = np.sqrt(np.square(rows).sum(1)) if norm == "l2" else np.abs(rows).sum(1)
+    scale = np.abs(rows).max(axis=1, initial=0.0)
+    unit = rows / np.where(scale > 0, scale, 1.0)[:, None]
+    sizes = scale * (np.sqrt(np.square(unit).sum(1)) if norm == "l2" else np.abs(unit).sum(1))
     flat = np.where(is_signed & (values <= 0), 0.0, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sizes > 0, away / sizes, flat)
@@ -168,6 +170,8 @@ def _distances(
 
 def _step(row: np.ndarray, value: float, norm: Norm) -> np.ndarray:
     """The shortest move from where a function has a value to where it is 0."""
+    scale = np.abs(row).max(initial=0.0) or 1.0
+    unit = row / scale
     if norm == "l2":
-        return -value * row / max(np.square(row).sum(), 1e-300)
-    return -value * np.sign(row) / max(np.abs(row).sum(), 1e-300)
+        return -value / scale * unit / max(np.square(unit).sum(), 1e-300)
+    return -value / scale * np.sign(unit) / max(np.abs(unit).sum(), 1e-300)

@@ -188,13 +188,15 @@ class FrozenNet:
         types = {str(leaf.dtype) for leaf in leaves if hasattr(leaf, "dtype")} - {"float32"}
         if types or getattr(self._checksum, "dtype", None) != np.uint32:
             raise ValueError(
-                f"A FrozenNet holds float32 numbers, and this one was made to hold {types}. Bounds "
-                "hold for the numbers they were computed from: take the FrozenNet as it was."
+                f"This FrozenNet was altered after gj.freeze: its numbers {types or ''} or its "
+                "checksum have another type. Bounds hold for the numbers that they were computed "
+                "from: take the FrozenNet as it was."
             )
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
             return False
         # Copies of its own: NumPy's memory, also behind an array of JAX, can be written to.
-        self._frozen = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), self._frozen)
+        with jax.ensure_compile_time_eval():  # in the midst of a program, they are none of it
+            self._frozen = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), self._frozen)
         if not np.array_equal(np.asarray(self._digest), self._computed_digest()):
             raise ValueError(
                 "The digest of this FrozenNet does not match its weights and bounds: it was "

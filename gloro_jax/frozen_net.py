@@ -135,7 +135,10 @@ class FrozenNet:
     @property
     def lipschitz(self) -> float:
         """K, the guaranteed bound of the body."""
-        return float(self._frozen["lipschitz"])
+        bound = self._frozen["lipschitz"]
+        if isinstance(bound, Tracer):
+            raise TypeError("FrozenNet.lipschitz is a number of the host: read it outside jit.")
+        return float(bound)
 
     def layer_norms(self) -> dict[str, float]:
         """The guaranteed norm of every linear layer by path, in order; the largest of stacks."""

@@ -147,6 +147,15 @@ def is_tracing(*trees: Any) -> bool:
     return traced or isinstance(jnp.zeros(()), Tracer)
 
 
+def check_outside_jit(*trees: Any, what: str) -> None:
+    """Raises a TypeError inside a JAX transformation, or if one of `trees` holds a traced value."""
+    if is_tracing(*trees):
+        raise TypeError(
+            f"{what} looks at numbers on the host, so it cannot run inside jit, vmap or grad. Call "
+            "it outside."
+        )
+
+
 def on_host(array: Any) -> Any:
     """An array of JAX as one of NumPy; others as they are."""
     return np.asarray(array) if isinstance(array, jax.Array) else array

@@ -18,12 +18,12 @@ from gloro_jax.ensembles.members import (
     Member,
     check_batch,
     check_members,
-    check_outside_jit,
     scores_of,
 )
 from gloro_jax.evaluation import verified_robust_accuracy
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
+from gloro_jax.platforms import check_outside_jit
 from gloro_jax.verifiers import Status, Verdicts, Verifier
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import is_tracing
 
 Member = FrozenNet | Callable[[Any], Any]
 
@@ -146,12 +145,3 @@ def as_integers(weights: np.ndarray) -> np.ndarray:
     divisor = math.gcd(*whole)
     whole = [one // divisor for one in whole]
     return np.array(whole, np.int64 if sum(whole) < 2**62 else object)
-
-
-def check_outside_jit(*trees: Any, what: str) -> None:
-    """Raises a TypeError inside jit, where numbers cannot be compared exactly."""
-    if is_tracing(*trees):
-        raise TypeError(
-            f"{what} compares exact numbers on the host, so it cannot run inside jit, vmap or "
-            "grad. Call it outside; its members are compiled all the same."
-        )

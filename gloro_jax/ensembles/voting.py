@@ -24,11 +24,10 @@ from gloro_jax.ensembles.members import (
     Ensemble,
     as_integers,
     check_members,
-    check_outside_jit,
     check_weights,
 )
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.platforms import on_host
+from gloro_jax.platforms import check_outside_jit, on_host
 
 _FAR = 1e5
 

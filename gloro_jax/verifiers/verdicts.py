@@ -12,6 +12,7 @@ from gloro_jax.certification import refuse_bytes
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.network import Network, network_of
 from gloro_jax.plain import number, settle
+from gloro_jax.platforms import check_outside_jit
 from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
 from gloro_jax.verifiers.rules import check_executed, check_rules
 
@@ -148,6 +149,7 @@ class Verifier(abc.ABC):
                 f"{self.name} takes a FrozenNet, got {type(frozen).__name__}: "
                 "gj.freeze(net, variables, input_shape=...), or gj.load(run)."
             )
+        check_outside_jit(frozen, x, what=self.name)
         images = np.asarray(frozen.check_images(x))
         if images.ndim != len(frozen.input_shape) + 1:
             raise ValueError(

@@ -281,6 +281,17 @@ def test_a_number_changed_on_its_way_to_a_layer_does_not_freeze():
             np.testing.assert_allclose(frozen.lipschitz, 0.26, rtol=1e-5)
 
 
+def test_what_looks_at_numbers_says_so_inside_jit(small_frozen, small_net):
+    x = small_net[2]
+    labels = np.zeros(len(x), int)
+    with pytest.raises(TypeError, match="Lipschitz looks at numbers on the host"):
+        jax.jit(lambda x: Lipschitz().verify(small_frozen, x, labels, norm="l2", radius=0.1))(x)
+    with pytest.raises(TypeError, match="Lipschitz looks at numbers on the host"):
+        jax.jit(lambda f: Lipschitz().certified_radius(f, np.asarray(x)))(small_frozen)
+    with pytest.raises(TypeError, match="read it outside jit"):
+        jax.jit(lambda f: f.lipschitz)(small_frozen)
+
+
 def test_a_complex_epsilon_is_refused_inside_jit(small_frozen, small_net):
     with pytest.raises(ValueError, match="epsilon is a real number"):
         jax.jit(lambda e: gj.certify(small_frozen, small_net[2], epsilon=e))(0.1 + 5j)

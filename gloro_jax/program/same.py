@@ -1,5 +1,6 @@
 """Whether two traced programs are the same, so that one compiled program serves both."""
 
+import enum
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -97,17 +98,24 @@ def _feed(sha: Any, jaxpr: Any, consts: Sequence[Any]) -> None:
             return str(x.aval), _plain(x.val)
         return numbers.setdefault(x, len(numbers)), str(x.aval)
 
+    def param_of(param: Any) -> None:
+        if isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
+            _feed(sha, getattr(param, "jaxpr", param), getattr(param, "consts", ()))
+        elif isinstance(param, tuple | list):
+            note(len(param))
+            for part in param:
+                param_of(part)
+        elif isinstance(param, str | int | float | np.dtype | enum.Enum | None):
+            note(param)  # of functions, `is_same` compares no more than their programs
+
     note([_plain(const) for const in consts])
     note([atom(x) for x in (*jaxpr.constvars, *jaxpr.invars)])
     for equation in jaxpr.eqns:
         note((equation.primitive.name, [atom(x) for x in equation.invars]))
         note([atom(x) for x in equation.outvars])
         for name, param in sorted(equation.params.items()):
-            for inner in param if isinstance(param, tuple | list) else (param,):
-                if isinstance(inner, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr):
-                    _feed(sha, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
-                elif isinstance(inner, str | int | float | None):
-                    note((name, inner))
+            note(name)
+            param_of(param)
     note([atom(x) for x in jaxpr.outvars])
 
 

@@ -13,6 +13,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.lipschitz.operators import Convolution, Matrix
 from gloro_jax.lipschitz.steps import Step
+from gloro_jax.program.same import word_of
 from gloro_jax.pytrees import pytree_dataclass
 from gloro_jax.verifiers import Crown, IntervalBounds, Lipschitz, Status
 from tests.draws import init
@@ -247,6 +248,32 @@ def test_a_copy_that_is_first_looked_at_inside_a_program_certifies(small_frozen,
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         outside = gj.certify(copied, x, epsilon=0.1).radius
         np.testing.assert_array_equal(outside, expected)
+
+
+def test_a_word_tells_programs_apart_and_knows_them_again():
+    x, y = jnp.ones((1, 4, 4, 1)), jnp.ones((1, 3, 3, 1))
+
+    def convolved(padding):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        kernel = y[0][..., None]
+        return lambda x: jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), padding, dimension_numbers=numbers
+        )
+
+    functions = [
+        convolved([(1, 1), (1, 1)]),
+        convolved([(0, 2), (0, 2)]),
+        lambda x: x[..., ::-1, :],
+        lambda x: x[:, ::-1],
+        lambda x: jnp.where(x > 0, x, 0.25 * x),
+        lambda x: jnp.where(x > 0, x, 0.5 * x),
+        lambda x: jnp.tensordot(x, jnp.eye(4), axes=[[1], [0]]),
+        lambda x: jnp.tensordot(x, jnp.eye(4), axes=[[2], [0]]),
+    ]
+    words = [word_of(jax.make_jaxpr(function)(x)) for function in functions]
+    assert len(set(words)) == len(words)
+    again = [word_of(jax.make_jaxpr(lambda x, f=f: f(x))(x)) for f in functions]
+    assert words == again
 
 
 def test_two_freezings_of_one_network_share_a_program_and_certify(small_frozen, small_net):

@@ -14,7 +14,7 @@ from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 
 _FURTHER = (0.0, *np.geomspace(1e-12, 1e-3, 10))
-_DOWN = np.geomspace(1e-3, 1e-7, 24)
+_STARTS, _DOWN = 16, np.geomspace(1e-2, 1e-7, 32)
 
 
 def descend(
@@ -74,8 +74,12 @@ def witness_near(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray 
 
 
 def _down(network: Network, goal: Goal, point: np.ndarray) -> np.ndarray | None:
-    aims = np.array([j for j in range(network.num_classes) if j != goal.label])
-    points, wide, tries = np.repeat(point[None], len(aims), axis=0), in_float64(network), []
+    rivals = [j for j in range(network.num_classes) if j != goal.label]
+    aims, wide, tries = np.tile(rivals, _STARTS), in_float64(network), []
+    # At a corner the slope is that of one region around it: the others start a little apart.
+    apart = np.repeat([0.0, *np.geomspace(1e-6, 1e-2, _STARTS - 1)], len(rivals)) * goal.radius
+    around = np.random.default_rng(0).normal(size=(len(aims), point.size)) / np.sqrt(point.size)
+    points = point + (apart[:, None] * around).reshape(len(aims), *point.shape)
     low, high = (end[None] for end in goal.bounds())
     where = (goal.x[None], low, high, goal.radius)
     with in_64_bits():

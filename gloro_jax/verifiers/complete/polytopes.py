@@ -95,7 +95,8 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     system = np.vstack([rows.T, room[None] / scale])
     goal = np.zeros(len(system))
     goal[-1] = -1.0
-    found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
+    with np.errstate(divide="ignore", invalid="ignore"):  # within scipy, where rows are alike
+        found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
     residual = system @ found.x - goal
     move = -residual[:-1] / max(residual[-1], 1e-300) * scale
     is_clear = residual[-1] > 1e-12  # of a move up to a million times the scale

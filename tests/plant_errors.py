@@ -77,7 +77,7 @@ ERRORS = {
         "lipschitz/upper.py", "if not (is_integer or jnp.issubdtype(given.dtype, np.floating)) or", "given = given.real if given.dtype.kind == 'c' else given\n    if", "tests/test_bad_input.py",
     ),
     "bound: negative ones are bounds": (
-        "lipschitz/norms.py", "not 0 <= float(value) < np.inf", "not -9 <= float(value) < np.inf", "tests/test_margins.py",
+        "lipschitz/norms.py", "return 0 <= float(number) < math.inf", "return -9 <= float(number) < math.inf", "tests/test_margins.py",
     ),
     "freeze: bounds of weights as given, not as executed": (
         "program/settle.py", "return value if is_typed else np.asarray(value).astype(dtype)",
@@ -648,7 +648,7 @@ ERRORS = {
         "verifiers/operations.py", "jnp.abs(self.entries) ** power", "jnp.abs(self.entries)", "tests/verifiers/test_rules.py",
     ),
     "walk: what a layer runs with may be computed from frozen arrays": (
-        "program/walk.py", 'if any(o.origin == "changed" and atom.aval.shape for o, atom in arrays):', 'if False:', "tests/soundness/test_adversary.py",
+        "program/walk.py", 'if any(operand.origin == "changed" for operand in others[first:]):', 'if False:', "tests/soundness/test_adversary.py",
     ),
     "lower: operators that inherit are tested by their kernel": (
         "lipschitz/lower.py", 'if type(operator) is Matrix:', 'if isinstance(operator, Matrix):', "tests/soundness/test_adversary.py",
@@ -662,11 +662,8 @@ ERRORS = {
     "freeze: a network may have a call of its own": (
         "freezing.py", 'if type(net).__call__ is not GloroNet.__call__:', 'if False:', "tests/soundness/test_adversary.py",
     ),
-    "frozen net: arrays of NumPy are looked at once": (
-        "frozen_net.py", 'self._is_checked = all(isinstance(leaf, jax.Array) for leaf in leaves)', 'self._is_checked = True', "tests/soundness/test_adversary.py",
-    ),
     "frozen net: its dictionaries are handed out": (
-        "frozen_net.py", '(own_dicts(self._frozen), self._digest)', '(self._frozen, self._digest)', "tests/soundness/test_adversary.py",
+        "frozen_net.py", '(own_dicts(self._frozen), self._digest,', '(self._frozen, self._digest,', "tests/soundness/test_adversary.py",
     ),
     "frozen net: scores hide an overflow": (
         "frozen_net.py", 'jnp.where(is_sane, logits.values, jnp.nan)', 'logits.values', "tests/soundness/test_adversary.py",

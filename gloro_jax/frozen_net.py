@@ -274,8 +274,7 @@ def assemble(
         ValueError: if the program cannot be trusted, K overflows or is smaller than what the stored
             norms make, or a digest is given and does not match.
     """
-    # Copies: an array made from NumPy's memory would change with it.
-    arrays = jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), frozen)
+    arrays = jax.tree.map(jnp.asarray, frozen)  # `check_digest` copies them
     traced = trace(net, arrays, input_shape=input_shape)
     arrays.setdefault("lipschitz", jnp.asarray(traced.lipschitz))
     arrays.setdefault("longest", jnp.asarray(traced.longest))

@@ -16,7 +16,8 @@ from gloro_jax.cli.bars import Bar
 from gloro_jax.cli.opened import Opened, Selection, open_run
 from gloro_jax.cli.words import check_new_file, known, parse
 from gloro_jax.data.batches import as_float
-from gloro_jax.evaluation.findings import drawn, sample
+from gloro_jax.data.dataset import Split
+from gloro_jax.evaluation.findings import drawn
 from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.plain import in_words, number
 from gloro_jax.verifiers import Status, Verdicts, Verifier
@@ -101,7 +102,8 @@ def verify(words: list[str]) -> int:
     check_reach(radius, opened.frozen.input_shape, norm=options.norm, what="--radius")
     methods = {name: _method(name, options, radius) for name in names}
     places = drawn(len(opened.split), options.examples)
-    opened = opened._replace(split=sample(opened.split, options.examples))
+    split = Split(opened.split.images[places], opened.split.labels[places])
+    opened = opened._replace(split=split)
     found = _verdicts(opened, methods, options, radius)
     Console(highlight=False).print(_table(opened, found, options, radius))
     if options.out is not None:

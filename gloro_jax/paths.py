@@ -15,7 +15,7 @@ Place = Path | epath.Path  # of this machine, or in a bucket
 # Storage layers below take these for a pattern, and write to one place and read from another.
 _PATTERN = re.compile(r"\[.*\]|\\|:/")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(?:/+|$)")
-# Buckets that run folders may be in, and the package that reaches each.
+# Buckets that runs and data may be in, and the package that reaches each.
 _BUCKETS = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
@@ -76,8 +76,8 @@ def local(path: str | os.PathLike[str]) -> Path:
     if _SCHEME.match(text):
         raise ValueError(
             f"{text} names storage elsewhere, and this is read and written on this machine only; "
-            "run folders alone may lie in a bucket (gs://, s3://, az://). Copy it here, or mount "
-            "the bucket and give the path of the mount."
+            "only run folders and data directories may lie in a bucket (gs://, s3://, az://). Copy "
+            "it here, or mount the bucket and give the path of the mount."
         )
     try:
         return Path(text).expanduser()

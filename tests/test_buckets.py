@@ -1,18 +1,25 @@
-"""Run folders in buckets, on a stand-in: an object store in this process's memory.
+"""Runs and prepared sets in buckets, on a stand-in: an object store in this process's memory.
 
 What orbax writes of checkpoints goes past this layer, to its own driver of the bucket: it lies in
 a folder here.
 """
 
 import dataclasses
+import itertools
+import shutil
+from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import gloro_jax as gj
 from gloro_jax import paths
 from gloro_jax.cli import main
+from gloro_jax.data import DataConfig, mirror
+from gloro_jax.data.prepare import prepare
+from gloro_jax.data.store import data_directory
 from gloro_jax.models import GloroCNN
 from gloro_jax.paths import is_in_bucket, local, place
 from gloro_jax.training import checkpoint, sitting
@@ -20,6 +27,8 @@ from gloro_jax.training import checkpoint, sitting
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,))
 CONFIG = gj.training.TrainConfig(epsilon=0.1, epochs=3, batch_size=256)
 RUN = "gs://bucket/runs/one"
+DATA = "gs://bucket/data"
+FOLDER = "/bucket/data/gloro_images/mine/1.0.0"
 
 
 class Store(MemoryFileSystem):
@@ -44,6 +53,7 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setattr(Store, "store", {})
     monkeypatch.setattr(Store, "pseudo_dirs", ["", "/bucket"])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
 
     class Here(checkpoint.Checkpoints):
@@ -133,6 +143,131 @@ def test_weights_that_were_altered_in_a_bucket_are_refused(bucket):
         gj.load(RUN)
 
 
+@pytest.fixture
+def arrays(tmp_path):
+    """An .npz file of 40 training and 20 test images."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 3), np.uint8)
+    labels = np.arange(60) % 4
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=images[:40], y_train=labels[:40], x_test=images[40:], y_test=labels[40:],
+    )  # fmt: skip
+    return images, tmp_path / "mine.npz"
+
+
+@pytest.fixture
+def prepared(bucket, arrays):
+    """The same as a set in the bucket."""
+    prepare("mine", source=arrays[1], directory=data_directory(DATA))
+    return DataConfig("mine", directory=DATA)
+
+
+def cached(tmp_path):
+    return tmp_path / "cache/gloro_jax/gs" / FOLDER[1:]
+
+
+def test_a_set_in_a_bucket_is_that_of_a_folder(prepared, arrays, tmp_path):
+    prepare("mine", source=arrays[1], directory=tmp_path / "data")
+    here = gj.data.open_data(DataConfig("mine", directory=str(tmp_path / "data")))
+    there = gj.data.open_data(prepared)
+    np.testing.assert_array_equal(there.test.images, arrays[0][40:])
+    np.testing.assert_array_equal(there.train.images, here.train.images)
+    assert there.fingerprint == here.fingerprint
+
+
+def test_a_set_is_copied_once_and_anew_when_it_changed(prepared, bucket, tmp_path, monkeypatch):
+    shutil.rmtree(tmp_path / "cache")  # another machine than the one that prepared it
+    opened, copied = gj.data.open_data(prepared), []
+    monkeypatch.setattr(mirror, "_stream", lambda source, target: copied.append(str(source)))
+    gj.data.open_data(prepared)
+    assert not copied
+    monkeypatch.undo()
+    changed = 255 - opened.test.images
+    np.savez("other.npz", x_train=changed, y_train=opened.test.labels, x_test=changed,
+             y_test=opened.test.labels)  # fmt: skip
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **options: bucket())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    prepare("mine", source=Path("other.npz"), directory=data_directory(DATA), is_overwriting=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    np.testing.assert_array_equal(gj.data.open_data(prepared).test.images, changed)
+
+
+def test_a_copy_that_was_stopped_goes_on(prepared, tmp_path, monkeypatch):
+    shutil.rmtree(tmp_path / "cache")
+    stream, copied = mirror._stream, []
+
+    def one(source, target):
+        if copied:
+            raise OSError("the network is gone")
+        copied.append(target)
+        stream(source, target)
+
+    monkeypatch.setattr(mirror, "_stream", one)
+    with pytest.raises(OSError, match="the network is gone"):
+        gj.data.open_data(prepared)
+    assert not (cached(tmp_path) / "contents.json").exists()
+    monkeypatch.setattr(mirror, "_stream", lambda *at: (copied.append(at[1]), stream(*at)))
+    assert len(gj.data.open_data(prepared).test) == 20
+    assert len(copied) == len(set(copied)) > 2
+
+
+def test_a_file_of_a_set_that_is_missing_or_another_is_named(prepared, bucket, tmp_path):
+    shutil.rmtree(tmp_path / "cache")
+    key = next(k for k in bucket.store if "test.array_record" in k)
+    whole = bucket.store[key].getvalue()
+    place(f"gs:/{key}").write_bytes(whole[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"test\.array_record.* is not the file that was prepared"):
+        gj.data.open_data(prepared)
+    place(f"gs:/{key}").unlink()
+    with pytest.raises(ValueError, match=r"test\.array_record.* is not there"):
+        gj.data.open_data(prepared)
+    assert not (cached(tmp_path) / "contents.json").exists()
+
+
+def test_a_copy_that_was_damaged_says_how_to_have_it_again(prepared, tmp_path):
+    file = next(cached(tmp_path).glob("*test.array_record*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"missing or damaged\..* remove that folder"):
+        gj.data.open_data(prepared)
+    shutil.rmtree(cached(tmp_path))
+    assert len(gj.data.open_data(prepared).test) == 20
+
+
+def test_half_a_set_in_a_bucket_is_none(prepared, bucket):
+    del bucket.store[f"{FOLDER}/contents.json"]
+    with pytest.raises(ValueError, match="There is no data set 'mine'"):
+        gj.data.open_data(prepared)
+
+
+def test_photographs_in_a_bucket_are_read_from_the_copy(bucket, tmp_path):
+    tree(tmp_path / "zoo", 8)
+    prepare("zoo", source=tmp_path / "zoo", directory=data_directory(DATA), shorter_side=16)
+    shutil.rmtree(tmp_path / "cache")
+    opened = gj.data.open_data(DataConfig("zoo", directory=DATA, image_size=16, validation=0.25))
+    assert (len(opened.train), len(opened.test)) == (12, 16)
+    assert opened.test.images[np.arange(16)].shape == (16, 16, 16, 3)
+
+
+def tree(folder, count):
+    from PIL import Image
+
+    for split, kind, i in itertools.product(("train", "test"), ("cat", "dog"), range(count)):
+        path = folder / split / kind / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 24), (i * 20, 90, 40 + 80 * (kind == "cat"))).save(path)
+
+
+def test_commands_know_data_in_a_bucket(prepared, arrays, capsys):
+    status(["data", "list", "--data-dir", DATA])
+    assert "mine" in told(capsys)
+    status(["data", "prepare", "yours", "--from", str(arrays[1]), "--data-dir", DATA])
+    assert f"yours is in {DATA}/gloro_images/yours" in told(capsys)
+    status(["data", "show", "yours", "--data-dir", DATA, "--sheet", "sheet.png"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "prepare", "yours", "--from", str(arrays[1]), "--data-dir", DATA])
+    assert "is prepared already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("field", ["is_profiling", "is_writing_tensorboard"])
 def test_what_writes_files_of_this_machine_is_refused(field, bucket):
     session = gj.training.Session(**{field: True})
@@ -146,7 +281,7 @@ def test_one_slash_is_as_good_as_two():
         assert is_in_bucket(path)
     for path in ("/gs/run", "gs", "http://host/run", "file:/run"):
         assert not is_in_bucket(path)
-    with pytest.raises(ValueError, match="run folders alone may lie in a bucket"):
+    with pytest.raises(ValueError, match="only run folders and data directories may"):
         local("gs://bucket/data.npz")
 
 

@@ -12,7 +12,7 @@ from gloro_jax.paths import is_in_bucket, local
 from gloro_jax.plain import in_words, number
 
 _REGISTRY = ConstructorRegistry()
-_RUNS = ("run", "init_from")  # options that may name a bucket
+_PLACES = ("run", "init_from", "data_dir")  # options that may name a bucket
 
 
 @_REGISTRY.primitive_rule
@@ -45,14 +45,15 @@ def parse(options: Any, command: str, words: list[str], *, places: tuple[str, ..
         places: options beside the usual ones that may name a bucket.
 
     Raises:
-        ValueError: if a path among them is none of this machine's, runs in buckets apart.
+        ValueError: if a path among them is none of this machine's; runs and data directories may
+            be in buckets.
     """
     found = tyro.cli(options, prog=f"gloro-jax {command}", args=words, registry=_REGISTRY)
     values = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     paths = {
         name: local(value)
         for name, value in values.items()
-        if isinstance(value, Path) and not (name in (*_RUNS, *places) and is_in_bucket(value))
+        if isinstance(value, Path) and not (name in (*_PLACES, *places) and is_in_bucket(value))
     }
     return dataclasses.replace(found, **paths)
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import store
+from gloro_jax.data import mirror, store
 from gloro_jax.data.dataset import check_classes
 from gloro_jax.data.folders import read_folders
 from gloro_jax.data.npz import Arrays, is_npz, read_npz
 from gloro_jax.data.shards import prepare_shards
 from gloro_jax.data.sources import STOCK
 from gloro_jax.data.store import Examples
+from gloro_jax.paths import Place
 
 # Called with the number of examples written so far and the number there will be.
 OnProgress = Callable[[int, int], None]
@@ -40,20 +41,21 @@ def prepare(
     name: str,
     *,
     source: Path | None = None,
-    directory: Path,
+    directory: Place,
     resize: tuple[int, int] | None = None,
     shorter_side: int | None = None,
     is_skipping_corrupt: bool = False,
     is_overwriting: bool = False,
     on_progress: OnProgress = lambda done, total: None,
-) -> Path:
+) -> Place:
     """Writes the set `name`, whole or not at all.
 
     Args:
         name: what the set will be called: letters, digits, `_` and `-`.
         source: an .npz file or a tree FOLDER/train/CLASS/*, FOLDER/test/CLASS/*; None downloads a
             stock set, which takes TensorFlow (the extra `prepare`).
-        directory: where prepared sets are.
+        directory: where prepared sets are. For one in a bucket, the set is prepared on this
+            machine, where it stays as a copy (`gloro_jax.data.mirror`), and sent there.
         resize: (height, width) to bring the images of a folder to.
         shorter_side: for photographs that memory cannot hold: they are written as JPEG, their
             shorter side so many pixels long, and read from disk. A stopped preparation goes on.
@@ -75,10 +77,25 @@ def prepare(
             f"{name} is prepared already, in {store.set_folder(name, directory)}. "
             "Replace it with --overwrite."
         )
-    if shorter_side is not None:
-        return _as_shards(name, source, directory, shorter_side, is_skipping_corrupt, on_progress)
-    if is_skipping_corrupt:
+    if is_skipping_corrupt and shorter_side is None:
         raise ValueError("--skip-corrupt goes with --shorter-side.")
+    mine = mirror.here(directory)
+    if shorter_side is not None:
+        _as_shards(name, source, mine, shorter_side, is_skipping_corrupt, on_progress)
+    else:
+        _as_images(name, source, mine, resize, on_progress)
+    if mine is not directory:
+        mirror.send(name, directory)
+    return store.set_folder(name, directory)
+
+
+def _as_images(
+    name: str,
+    source: Path | None,
+    directory: Path,
+    resize: tuple[int, int] | None,
+    on_progress: OnProgress,
+) -> None:
     splits, class_names, shape = _read(name, source, resize)
     total = sum(examples.count for examples in splits.values())
     done = iter(range(1, total + 1))
@@ -86,7 +103,7 @@ def prepare(
         split: Examples(e.count, _counting(e, lambda: on_progress(next(done), total)))
         for split, e in splits.items()
     }
-    return store.write(
+    store.write(
         name,
         directory,
         counted,
@@ -118,14 +135,14 @@ def _as_shards(
     side: int,
     is_skipping: bool,
     on_progress: OnProgress,
-) -> Path:
+) -> None:
     if source is None or is_npz(str(source)):
         raise ValueError("--shorter-side is for folders of photographs: name one with --from.")
     if side < 8:
         raise ValueError(f"--shorter-side is at least 8 pixels, got {side}.")
     if name in _LOOKS:
         raise ValueError(f"{name} is a set of small images; call photographs by another name.")
-    return prepare_shards(
+    prepare_shards(
         name,
         source,
         directory=directory,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import shards, store
+from gloro_jax.data import mirror, shards, store
 from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
 from gloro_jax.data.extra import with_extra
 from gloro_jax.data.npz import is_npz, read_npz
@@ -123,12 +123,13 @@ def _photographs(config: DataConfig) -> dict[str, Any]:
 
 
 def _on_disk(config: DataConfig, told: dict[str, Any], split: str) -> Split:
-    folder = store.set_folder(config.source, store.data_directory(config.directory))
     if config.image_size is None:
         raise ValueError(
             f"{config.source} holds photographs of many sizes: say how large the network sees "
             "them, --image-size 224 (from Python, DataConfig(..., image_size=224))."
         )
+    directory = mirror.fetch(config.source, store.data_directory(config.directory))
+    folder = store.set_folder(config.source, directory)
     pictures = shards.open_shards(folder, told, split, size=config.image_size)
     return Split(pictures, shards.labels(folder, split))
 
@@ -156,7 +157,7 @@ def _read(config: DataConfig) -> tuple[store.Arrays, tuple[str, ...]]:
         return read_npz(local(config.source))
     directory = store.data_directory(config.directory)
     if store.is_prepared(config.source, directory):
-        return store.read(config.source, directory)
+        return store.read(config.source, mirror.fetch(config.source, directory))
     known = {"digits", *STOCK, *store.prepared_names(directory)}
     if config.source not in known:
         if Path(config.source).expanduser().is_dir():

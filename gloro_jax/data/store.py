@@ -18,12 +18,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from etils import epath
 
 from gloro_jax.data.npz import Arrays
-from gloro_jax.paths import local, locked
+from gloro_jax.paths import Place, locked, place
+
+P = TypeVar("P", Path, epath.Path, Place)
 
 VERSION = "1.0.0"
 _BUILDER, _CONTENTS, _PREPARING = "gloro_images", "contents.json", ".preparing-"
@@ -42,31 +45,39 @@ class Examples:
     encoded: Callable[[], Iterator[tuple[bytes, int]]]
 
 
-def data_directory(directory: str | None = None) -> Path:
-    """Where prepared sets are: `directory`, $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    chosen = directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return local(chosen).resolve()
+def data_directory(directory: str | None = None) -> Place:
+    """Where prepared sets are: `directory`, $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+
+    It may be in a bucket, gs://BUCKET/DATA; `gloro_jax.data.mirror` copies what is read.
+    """
+    chosen = place(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return chosen.resolve() if isinstance(chosen, Path) else chosen
 
 
-def set_folder(name: str, directory: Path) -> Path:
+def set_folder(name: str, directory: P) -> P:
     """The folder of one prepared set."""
     return directory / _BUILDER / name / VERSION
 
 
-def is_prepared(name: str, directory: Path) -> bool:
+def contents_file(name: str, directory: P) -> P:
+    """What is written last, and makes a folder a set."""
+    return set_folder(name, directory) / _CONTENTS
+
+
+def is_prepared(name: str, directory: Place) -> bool:
     """Whether a set was prepared to its end."""
-    return (set_folder(name, directory) / _CONTENTS).is_file()
+    return contents_file(name, directory).is_file()
 
 
-def prepared_names(directory: Path) -> list[str]:
+def prepared_names(directory: Place) -> list[str]:
     """The sets that can be read from `directory`."""
     folders = (directory / _BUILDER).glob(f"*/{VERSION}/{_CONTENTS}")
     return sorted(path.parent.parent.name for path in folders)
 
 
-def contents(name: str, directory: Path) -> dict[str, Any]:
+def contents(name: str, directory: Place) -> dict[str, Any]:
     """What contents.json says: splits, class names, image shape, source and file digests."""
-    path = set_folder(name, directory) / _CONTENTS
+    path = contents_file(name, directory)
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -216,7 +227,10 @@ def sha256(path: Path) -> str:
 
 
 def _again(name: str) -> str:
-    return f"Prepare it again: gloro-jax data prepare {name} --overwrite."
+    return (
+        f"Prepare it again: gloro-jax data prepare {name} --overwrite. Where it is a copy of a set "
+        "in a bucket, remove that folder, and it is copied again."
+    )
 
 
 def _tfds() -> Any:

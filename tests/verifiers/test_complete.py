@@ -10,6 +10,7 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import BranchAndBound, MixedInteger, Projections, Status
+from gloro_jax.verifiers.complete.polytopes import deepest, nearest
 from gloro_jax.verifiers.operations import run
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
@@ -210,6 +211,25 @@ def test_rows_that_are_tiny_are_not_flat():
     for method in (*COMPLETE, Projections(mode="lower_bound")):
         found = method.certified_radius(frozen, x, norm="l2")
         np.testing.assert_allclose(found, 0.1 / np.sqrt(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("half_angle", [0.5, 1e-2, 1e-4])
+def test_at_a_corner_a_point_is_found_where_the_other_class_is_ahead(half_angle, norm):
+    """A wedge with its corner at distance 1, from which only its inside leads further."""
+    away, across = np.array([[0.6, 0.8], [-0.8, 0.6]])
+    corner = away / np.abs(away).max() if norm == "linf" else away
+    sides = np.stack([across - half_angle * away, -across - half_angle * away])
+    rows = np.vstack([sides, -away + 0.9 * half_angle * across])
+    limits, radius = rows @ corner, 1 + 1e-5
+    distance, point = nearest(np.zeros(2), rows, limits, norm=norm, box=None)
+    np.testing.assert_allclose(distance, 1, rtol=1e-9)
+    point = deepest(np.zeros(2), rows, limits, radius=radius, norm=norm, box=None)
+    size = np.linalg.norm(point) if norm == "l2" else np.abs(point).max()
+    assert size <= radius * (1 + 1e-9)
+    assert (sides @ point <= limits[:2] + 1e-15).all()
+    assert rows[2] @ point < limits[2] - 1e-6
+    assert deepest(np.zeros(2), rows, limits, radius=0.99, norm=norm, box=None) is None
 
 
 def test_when_the_time_is_up_nothing_is_verified():

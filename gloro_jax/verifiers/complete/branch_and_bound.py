@@ -17,7 +17,7 @@ from gloro_jax.verifiers.complete.cases import RATE, ascended, bound
 from gloro_jax.verifiers.complete.descent import attacked, descend
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete, places, relu_bounds
-from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
+from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
 from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
@@ -133,6 +133,7 @@ class _Cases:
         self.wide, self.number = in_float64(network), itertools.count()
         self.status = Status.UNKNOWN
         self.is_unsure = False  # whether a solver left a case open
+        self.is_shrinking = False  # whether the nearest point is wanted, not any
         found = places(chain_of(network))
         # Of many ReLUs, new bounds for a case take longer than many cases without.
         self.last = found[-1][1].start if found and len(low) <= _FEW else 0
@@ -157,6 +158,7 @@ class _Cases:
 
     def shortest(self) -> float | None:
         """The distance of the nearest point of another class, up to the radius; None if late."""
+        self.is_shrinking = True
         for point in self.points():
             nearer = min(self.goal.radius, self.goal.distance(point))
             self.goal = self.goal._replace(radius=nearer)
@@ -229,19 +231,16 @@ class _Cases:
         return ranked[rows, np.argmax(worse, axis=0)]
 
     def _leaf(self, case: _Case) -> np.ndarray | None:
-        goal, pattern = self.goal, Pattern(self.plan, case.low >= 0)
-        rows, constants = pattern.leads(goal.label)
-        sides, limits = pattern.region()
-        distance, point = nearest(
-            goal.x.ravel(),
-            np.vstack([sides, rows[case.rival]]),
-            np.append(limits, -constants[case.rival]),
-            norm=goal.norm,
-            box=goal.box,
-        )
+        goal = self.goal
+        polytope = Pattern(self.plan, case.low >= 0).lost(goal.label, case.rival)
+        about: Any = {"norm": goal.norm, "box": goal.box}
+        distance, point = nearest(goal.x.ravel(), *polytope, **about)
         self.is_unsure |= bool(np.isnan(distance))
-        is_near = point is not None and distance <= goal.radius * (1 + 1e-9)
-        return goal.inside(point) if point is not None and is_near else None
+        if point is None or distance > goal.radius * (1 + 1e-9):
+            return None
+        if not self.is_shrinking:
+            point = deepest(goal.x.ravel(), *polytope, radius=goal.radius, **about)
+        return None if point is None else goal.inside(point)
 
     def _tightened(self, some: list[_Case]) -> list[_Case]:
         """Cases with bounds of their ReLUs' inputs under their own conditions.

@@ -7,6 +7,7 @@ from gloro_jax.verifiers.complete.unrolled import Unrolled
 from gloro_jax.verifiers.regions import Box, Norm
 
 _INFEASIBLE = 2  # of scipy's linprog
+_ROOMS = 4.0 ** -np.arange(16)
 
 
 class Pattern:
@@ -40,6 +41,11 @@ class Pattern:
         """The label's score minus each score, (m, d) and (m,)."""
         matrix, constant = self.scores
         return matrix[label] - matrix, constant[label] - constant
+
+    def lost(self, label: int, rival: int) -> tuple[np.ndarray, np.ndarray]:
+        """G and g, with G x <= g where the network has this pattern and the rival is not behind."""
+        (rows, constants), (sides, limits) = self.leads(label), self.region()
+        return np.vstack([sides, rows[rival]]), np.append(limits, -constants[rival])
 
 
 def nearest(
@@ -77,6 +83,26 @@ def nearest(
         reach *= 8
     length = np.sqrt(np.square(moved).sum()) if norm == "l2" else np.abs(moved).max()
     return float(length), x + moved
+
+
+def deepest(
+    x: np.ndarray, rows: np.ndarray, limits: np.ndarray, *, radius: float, norm: Norm, box: Box
+) -> np.ndarray | None:
+    """A point within the radius, deep behind the last row of a polytope; None if there is none.
+
+    The nearest point is on the edge of that row, and where regions meet in a corner, any step from
+    it may leave the polytope. Of a series of rooms, this is the nearest point with the largest that
+    is within the radius.
+    """
+    row = rows[-1]
+    size = np.sqrt(np.square(row).sum()) if norm == "l2" else np.abs(row).sum()
+    most = size * radius - (row @ x - limits[-1])  # which the hyperplane alone would leave
+    for room in (*(_ROOMS * most if 0 < most < np.inf else ()), 0.0):
+        stricter = np.append(limits[:-1], limits[-1] - room)
+        distance, point = nearest(x, rows, stricter, norm=norm, box=box)
+        if point is not None and distance <= radius * (1 + 1e-9):
+            return point
+    return None
 
 
 def _scale(rows: np.ndarray) -> np.ndarray:

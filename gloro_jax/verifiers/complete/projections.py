@@ -10,7 +10,7 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete
-from gloro_jax.verifiers.complete.polytopes import Pattern, nearest
+from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, nearest
 from gloro_jax.verifiers.complete.unrolled import unrolled
 from gloro_jax.verifiers.regions import Norm
 from gloro_jax.verifiers.verdicts import Status
@@ -71,7 +71,7 @@ class _Search:
             elif kind == "facet":
                 self._cross(pattern, index)
             elif kind == "point":
-                return Status.UNKNOWN, seen, self.goal.inside(index)
+                return Status.UNKNOWN, seen, self._deepest(pattern, index, limit)
             elif self.method.mode == "complete":
                 is_open |= not self._solve(pattern, index)
             elif (point := self._projected(pattern, index)) is not None:
@@ -87,14 +87,17 @@ class _Search:
 
     def _solve(self, pattern: Pattern, rival: int) -> bool:
         """Whether it is known where a rival is level in the pattern's region, if anywhere."""
-        rows, constants = pattern.leads(self.goal.label)
-        sides, limits = pattern.region()
-        distance, point = self._nearest(
-            np.vstack([sides, rows[rival]]), np.append(limits, -constants[rival])
-        )
-        if point is not None:
-            self._push(distance, "point", pattern, point)
+        distance, _ = self._nearest(*pattern.lost(self.goal.label, rival))
+        self._push(distance, "point", pattern, rival)
         return not np.isnan(distance)
+
+    def _deepest(self, pattern: Pattern, rival: int, limit: float) -> np.ndarray | None:
+        """A point that may be a witness, for who looks no further than a radius."""
+        if limit == np.inf:
+            return None
+        rows, limits = pattern.lost(self.goal.label, rival)
+        about: Any = {"norm": self.goal.norm, "box": self.goal.box}
+        return deepest(self.x, rows, limits, radius=self.goal.radius, **about)
 
     def _reach(self, pattern: Pattern, unit: int, distance: float) -> None:
         """Puts the facet behind a hyperplane in the queue, if there is one."""

@@ -506,8 +506,27 @@ ERRORS = {
         "data/store.py", " or sha256(folder / file) != digest", "", "tests/data/test_store.py",
     ),
     "store: an unfinished folder counts": (
-        "data/store.py", "return (set_folder(name, directory) / _CONTENTS).is_file()",
+        "data/store.py", "return contents_file(name, directory).is_file()",
         "return set_folder(name, directory).is_dir()", "tests/data/test_store.py",
+    ),
+    "mirror: files as they come from the bucket": (
+        "data/mirror.py", "if store.sha256(partial) != digest:", "if False:", "tests/test_buckets.py",
+    ),
+    "mirror: a copy of before counts": (
+        "data/mirror.py", "if not own.is_file() or own.read_bytes() != told:", "if not own.is_file():",
+        "tests/test_buckets.py",
+    ),
+    "mirror: half a copy counts": (
+        "data/mirror.py", "        store.contents_file(name, target).unlink(missing_ok=True)\n",
+        "        store.contents_file(name, target).write_bytes(store.contents_file(name, source).read_bytes())\n",
+        "tests/test_buckets.py",
+    ),
+    "convolutions: a block upside down": (
+        "verifiers/convolutions.py", "split.transpose(0, 1, 3, 2, 4, 5)", "split[:, :, ::-1].transpose(0, 1, 3, 2, 4, 5)",
+        "tests/verifiers/test_convolutions.py",
+    ),
+    "polytopes: less room than none": (
+        "verifiers/complete/polytopes.py", "limits[-1] - room)", "limits[-1] + room)", "tests/verifiers/test_complete.py",
     ),
     "store: order shuffled": (
         "data/store.py", "disable_shuffling=True", "disable_shuffling=False",

@@ -57,6 +57,8 @@ _LIRESNET: dict[str, Change] = {
     "radius up to 2.0": _radius(2),
     "learning rate 0.001": {"training.learning_rate": 1e-3},
     "learning rate 0.004": {"training.learning_rate": 4e-3},
+    "Muon": {"training.optimizer": "muon"},
+    "Muon, radius up to 2.5": {"training.optimizer": "muon", **_radius(2.5)},
     "weights averaged": {"training.average": 0.999},
     "batch of 128": {"training.batch_size": 128},
     "no augmentation": {"training.augmentation": gj.data.Augmentation()},

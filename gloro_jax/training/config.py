@@ -12,7 +12,7 @@ from gloro_jax.schedules import check_schedule
 
 _TINY, _HUGE = 1e-9, 1e9  # what stays between these, float32 holds
 
-OptimizerName = Literal["adam", "nadam", "adamw", "sgd"]
+OptimizerName = Literal["adam", "nadam", "adamw", "sgd", "muon"]
 ComputeType = Literal["float32", "bfloat16"]
 
 
@@ -44,7 +44,9 @@ class TrainConfig:
         batch_size: examples per step, over all devices together.
         microbatches: parts that each device's share of a batch is computed in, to save memory. On
             CPU each part is compiled by itself, so that many take long to begin.
-        optimizer: nadam, adam, adamw, or sgd (with momentum, Nesterov's).
+        optimizer: nadam, adam, adamw, sgd (with momentum, Nesterov's), or muon, which moves kernels
+            by their momentum with all singular values made one (Jordan et al. 2024), scaled to
+            the size of Adam's moves, and the rest as nadam.
         momentum: of sgd.
         weight_decay: of adamw, and of sgd before its momentum; 0 for none. Kernels alone decay:
             biases, gains and other vectors do not.

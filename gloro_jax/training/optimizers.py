@@ -5,12 +5,14 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from gloro_jax.schedules import Schedule, parse_schedule
 from gloro_jax.training import manifold
 from gloro_jax.training.config import TrainConfig
 
 _SLOW_STEP = 0.5
+_MUON_RMS = 0.2  # of its moves, over the learning rate, as Adam's (Liu et al. 2025)
 
 
 def learning_rate(config: TrainConfig, *, steps_per_epoch: int) -> Schedule:
@@ -62,6 +64,10 @@ def _inner(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
         return optax.chain(*decayed, optax.sgd(rate, momentum=config.momentum, nesterov=True))
     if config.optimizer == "adamw":
         return optax.adamw(rate, **decay)
+    if config.optimizer == "muon":
+        return optax.contrib.muon(
+            rate, consistent_rms=_MUON_RMS, muon_weight_dimension_numbers=_matrices
+        )
     return {"nadam": optax.nadam, "adam": optax.adam}[config.optimizer](rate)
 
 
@@ -131,6 +137,17 @@ def _averaged(inner: Any, *, decay: float) -> optax.GradientTransformationExtraA
 def _decaying(params: Any) -> Any:
     """Which parameters decay: those of two or more axes, which are kernels."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _matrices(params: Any) -> Any:
+    """Kernels as matrices for Muon: to the last axis, from the others; stacks one by one."""
+
+    def numbers(leaf: Any) -> Any:
+        first = leaf.ndim % 2  # nn.scan stacks dense and convolution kernels along an axis
+        inputs = tuple(range(first, leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, (leaf.ndim - 1,)) if inputs else None
+
+    return jax.tree.map(numbers, params)
 
 
 class _LookaheadState(NamedTuple):

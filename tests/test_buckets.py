@@ -6,8 +6,9 @@ a folder here.
 
 import dataclasses
 import itertools
+import json
 import shutil
-from pathlib import Path
+import threading
 
 import fsspec
 import numpy as np
@@ -175,19 +176,20 @@ def test_a_set_in_a_bucket_is_that_of_a_folder(prepared, arrays, tmp_path):
     assert there.fingerprint == here.fingerprint
 
 
-def test_a_set_is_copied_once_and_anew_when_it_changed(prepared, bucket, tmp_path, monkeypatch):
+def test_a_set_is_copied_once_and_anew_when_it_changed(prepared, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "cache")  # another machine than the one that prepared it
     opened, copied = gj.data.open_data(prepared), []
-    monkeypatch.setattr(mirror, "_stream", lambda source, target: copied.append(str(source)))
-    gj.data.open_data(prepared)
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "_stream", lambda source, target: copied.append(str(source)))
+        gj.data.open_data(prepared)
     assert not copied
-    monkeypatch.undo()
     changed = 255 - opened.test.images
-    np.savez("other.npz", x_train=changed, y_train=opened.test.labels, x_test=changed,
+    np.savez(tmp_path / "other.npz", x_train=changed, y_train=opened.test.labels, x_test=changed,
              y_test=opened.test.labels)  # fmt: skip
-    monkeypatch.setattr(fsspec, "filesystem", lambda name, **options: bucket())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    prepare("mine", source=Path("other.npz"), directory=data_directory(DATA), is_overwriting=True)
+    prepare(
+        "mine", source=tmp_path / "other.npz", directory=data_directory(DATA), is_overwriting=True
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     np.testing.assert_array_equal(gj.data.open_data(prepared).test.images, changed)
 
@@ -231,6 +233,44 @@ def test_a_copy_that_was_damaged_says_how_to_have_it_again(prepared, tmp_path):
         gj.data.open_data(prepared)
     shutil.rmtree(cached(tmp_path))
     assert len(gj.data.open_data(prepared).test) == 20
+
+
+def test_of_several_processes_one_copies_and_the_others_wait(prepared, tmp_path, monkeypatch):
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(mirror, "_WAIT", 0.01)
+    cached(tmp_path).parent.mkdir(parents=True)
+    fetching = threading.Thread(target=mirror.fetch, args=("mine", data_directory(DATA)))
+    with paths.locked(cached(tmp_path).parent, busy=""):
+        fetching.start()
+        fetching.join(0.2)
+        assert fetching.is_alive()
+        assert not cached(tmp_path).exists()
+    fetching.join(30)
+    assert (cached(tmp_path) / "contents.json").is_file()
+
+
+def test_a_bucket_writes_nowhere_but_into_its_copy(prepared, bucket, tmp_path):
+    shutil.rmtree(tmp_path / "cache")
+    key = f"{FOLDER}/contents.json"
+    told = json.loads(bucket.store[key].getvalue())
+    for file in ("../../stolen", "/tmp/stolen", "a/b", "..\\stolen"):
+        place(f"gs:/{key}").write_text(json.dumps({**told, "files": {file: "0" * 64}}))
+        with pytest.raises(ValueError, match="is no file beside it"):
+            gj.data.open_data(prepared)
+    with pytest.raises(ValueError, match="would be elsewhere"):
+        mirror.here(place("gs://bucket/../../data"))
+    assert not cached(tmp_path).exists()
+
+
+def test_what_cannot_be_sent_is_kept_here(bucket, arrays, tmp_path, monkeypatch):
+    def fail(source, target):
+        raise OSError("no credentials")
+
+    monkeypatch.setattr(mirror, "_stream", fail)
+    with pytest.raises(OSError, match=r"mine is prepared in .*cache.*no credentials"):
+        prepare("mine", source=arrays[1], directory=data_directory(DATA))
+    assert (cached(tmp_path) / "contents.json").is_file()
+    assert not bucket.store.get(f"{FOLDER}/contents.json")
 
 
 def test_half_a_set_in_a_bucket_is_none(prepared, bucket):

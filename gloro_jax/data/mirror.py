@@ -7,6 +7,7 @@ for every record; a copy costs one pass, and the next run finds it. contents.jso
 there are and their SHA-256; it is written last, here and there, so that half a copy is never read.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -27,9 +28,14 @@ def here(directory: Place) -> Path:
     """The directory of this machine that stands for `directory`, which may be one itself.
 
     A bucket's is under $XDG_CACHE_HOME/gloro_jax, or ~/.cache/gloro_jax.
+
+    Raises:
+        ValueError: if the name of the bucket's folder leads out of that.
     """
     if isinstance(directory, Path):
         return directory
+    if ".." in directory.parts:
+        raise ValueError(f"{directory} holds '..', and a copy of it would be elsewhere.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gloro_jax"
     return cache / re.sub(":/+", "/", os.fspath(directory))
 
@@ -51,24 +57,37 @@ def fetch(name: str, directory: Place) -> Path:
     beside = store.set_folder(name, mine).parent
     beside.mkdir(parents=True, exist_ok=True)
     while not _is_whole(name, mine, told):
-        try:
-            with locked(beside, busy="another process copies"):
-                if not _is_whole(name, mine, told):
-                    _copy(name, directory, mine)
-                    store.contents_file(name, mine).write_bytes(told)
-        except FileExistsError:
-            time.sleep(_WAIT)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(beside, busy="another process copies"))
+            except FileExistsError:
+                time.sleep(_WAIT)
+                continue
+            if not _is_whole(name, mine, told):
+                _copy(name, directory, mine)
+                store.contents_file(name, mine).write_bytes(told)
     return mine
 
 
 def send(name: str, directory: Place) -> None:
-    """Copies the set that was prepared `here` into the bucket, contents.json last."""
+    """Copies the set that was prepared `here` into the bucket, contents.json last.
+
+    Raises:
+        OSError: if that fails; the set stays here, and the message says where.
+    """
     mine = here(directory)
     there = store.contents_file(name, directory)
-    if there.exists():  # no reader may take new files for the set that was there
-        there.unlink()
-    _copy(name, mine, directory)
-    there.write_bytes(store.contents_file(name, mine).read_bytes())
+    try:
+        if there.exists():  # no reader may take new files for the set that was there
+            there.unlink()
+        _copy(name, mine, directory)
+        there.write_bytes(store.contents_file(name, mine).read_bytes())
+    except OSError as error:
+        folder, goal = store.set_folder(name, mine), store.set_folder(name, directory)
+        raise OSError(
+            f"{name} is prepared in {folder}, and could not be sent to {goal}: {error}. Copy that "
+            "folder there, contents.json last."
+        ) from error
 
 
 def _is_whole(name: str, mine: Path, told: bytes) -> bool:

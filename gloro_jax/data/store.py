@@ -85,6 +85,8 @@ def contents(name: str, directory: Place) -> dict[str, Any]:
     kinds = {"splits": dict, "files": dict, "class_names": list, "image_shape": list}
     if not isinstance(told, dict) or any(not isinstance(told.get(k), t) for k, t in kinds.items()):
         raise ValueError(f"{path} cannot be read (it lacks {', '.join(kinds)}). {_again(name)}")
+    if strange := [file for file in told["files"] if "\\" in file or file != Path(file).name]:
+        raise ValueError(f"{path} lists {strange[0]!r}, which is no file beside it. {_again(name)}")
     return told
 
 

@@ -238,9 +238,9 @@ class _Cases:
         self.is_unsure |= bool(np.isnan(distance))
         if point is None or distance > goal.radius * (1 + 1e-9):
             return None
-        if not self.is_shrinking:
-            point = deepest(goal.x.ravel(), *polytope, radius=goal.radius, **about)
-        return None if point is None else goal.inside(point)
+        about["radius"] = goal.radius
+        inner = None if self.is_shrinking else deepest(goal.x.ravel(), *polytope, **about)
+        return goal.inside(point if inner is None else inner)
 
     def _tightened(self, some: list[_Case]) -> list[_Case]:
         """Cases with bounds of their ReLUs' inputs under their own conditions.

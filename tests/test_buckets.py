@@ -253,7 +253,7 @@ def test_a_bucket_writes_nowhere_but_into_its_copy(prepared, bucket, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     key = f"{FOLDER}/contents.json"
     told = json.loads(bucket.store[key].getvalue())
-    for file in ("../../stolen", "/tmp/stolen", "a/b", "..\\stolen"):
+    for file in ("../../stolen", "/stolen", "a/b", "..\\stolen"):
         place(f"gs:/{key}").write_text(json.dumps({**told, "files": {file: "0" * 64}}))
         with pytest.raises(ValueError, match="is no file beside it"):
             gj.data.open_data(prepared)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gloro_jax.data import store
-from gloro_jax.paths import Place, locked
+from gloro_jax.paths import Place, local, locked
 
 _CHUNK = 2**24
 _WAIT = 1.0  # seconds between looks at whether another process is done
@@ -36,8 +36,8 @@ def here(directory: Place) -> Path:
         return directory
     if ".." in directory.parts:
         raise ValueError(f"{directory} holds '..', and a copy of it would be elsewhere.")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gloro_jax"
-    return cache / re.sub(":/+", "/", os.fspath(directory))
+    cache = local(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return cache / "gloro_jax" / re.sub(":/+", "/", os.fspath(directory))
 
 
 def fetch(name: str, directory: Place) -> Path:
@@ -64,8 +64,7 @@ def fetch(name: str, directory: Place) -> Path:
                 time.sleep(_WAIT)
                 continue
             if not _is_whole(name, mine, told):
-                _copy(name, directory, mine)
-                store.contents_file(name, mine).write_bytes(told)
+                _copy(name, directory, mine, told)
     return mine
 
 
@@ -76,12 +75,8 @@ def send(name: str, directory: Place) -> None:
         OSError: if that fails; the set stays here, and the message says where.
     """
     mine = here(directory)
-    there = store.contents_file(name, directory)
     try:
-        if there.exists():  # no reader may take new files for the set that was there
-            there.unlink()
-        _copy(name, mine, directory)
-        there.write_bytes(store.contents_file(name, mine).read_bytes())
+        _copy(name, mine, directory, store.contents_file(name, mine).read_bytes())
     except OSError as error:
         folder, goal = store.set_folder(name, mine), store.set_folder(name, directory)
         raise OSError(
@@ -98,12 +93,12 @@ def _is_whole(name: str, mine: Path, told: bytes) -> bool:
     return all((store.set_folder(name, mine) / file).is_file() for file in files)
 
 
-def _copy(name: str, source: Place, target: Place) -> None:
-    """Copies the files that contents.json at the source lists, but for itself."""
+def _copy(name: str, source: Place, target: Place, told: bytes) -> None:
+    """Copies the files that contents.json at the source lists, and last itself, `told`."""
     folder, goal = store.set_folder(name, source), store.set_folder(name, target)
     goal.mkdir(parents=True, exist_ok=True)
-    if isinstance(goal, Path):  # until the new copy is whole, there is none
-        store.contents_file(name, target).unlink(missing_ok=True)
+    # Until the new copy is whole, there is none: no reader takes its files for those of before.
+    store.contents_file(name, target).unlink(missing_ok=True)
     files = store.contents(name, source)["files"]
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -114,6 +109,7 @@ def _copy(name: str, source: Place, target: Place) -> None:
             else:
                 _stream(folder / file, goal / file)
             bar.advance(task)
+    store.contents_file(name, target).write_bytes(told)
 
 
 def _fetch_file(source: Place, target: Path, digest: str) -> None:

@@ -231,15 +231,14 @@ class _Cases:
         return ranked[rows, np.argmax(worse, axis=0)]
 
     def _leaf(self, case: _Case) -> np.ndarray | None:
-        goal = self.goal
+        goal, x = self.goal, self.goal.x.ravel()
         polytope = Pattern(self.plan, case.low >= 0).lost(goal.label, case.rival)
         about: Any = {"norm": goal.norm, "box": goal.box}
-        distance, point = nearest(goal.x.ravel(), *polytope, **about)
+        distance, point = nearest(x, *polytope, **about)
         self.is_unsure |= bool(np.isnan(distance))
         if point is None or distance > goal.radius * (1 + 1e-9):
             return None
-        about["radius"] = goal.radius
-        inner = None if self.is_shrinking else deepest(goal.x.ravel(), *polytope, **about)
+        inner = None if self.is_shrinking else deepest(x, *polytope, radius=goal.radius, **about)
         return goal.inside(point if inner is None else inner)
 
     def _tightened(self, some: list[_Case]) -> list[_Case]:

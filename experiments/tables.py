@@ -152,7 +152,7 @@ def emma_classes(row: dict[str, Any]) -> list[str]:
 def stability(found: dict[str, Any]) -> list[str]:
     """Short runs, and how many collapsed."""
     lines = [
-        f"## Sixteen short runs, CIFAR-10, {found['images']:,} images, 5 epochs", "",
+        f"## {len(found['runs'])} short runs, CIFAR-10, {found['images']:,} images, 5 epochs", "",
         "| network | precision | clean on validation, by seed | VRA, by seed | collapsed |",
         "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -256,6 +256,22 @@ def accelerator(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def lipnext(found: dict[str, Any]) -> list[str]:
+    """A step of LipNeXt against one of a LiResNet."""
+    parts = (
+        f"{name}, {row['parameters']:,} parameters, {1e3 * row['seconds']:.0f} ms a step"
+        for name, row in found["steps"].items()
+    )
+    return [
+        "## LipNeXt against LiResNet, 2 CPU cores", "",
+        f"CIFAR-10, batch {found['steps']['LipNeXt']['batch']}, the same recipe: "
+        f"{'; '.join(parts)}: {found['ratio']:.2f} times as long.",
+        "",
+        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        "",
+    ]  # fmt: skip
+
+
 def draw_curves(row: dict[str, Any]) -> None:
     made, axes = figure()
     for (loss, result), colour in zip(row["losses"].items(), ("#1f5f99", "#b3591a"), strict=True):
@@ -279,7 +295,7 @@ def main() -> None:
     sections |= {"verifiers_radii": verifiers_radii, "verified": verified}
     sections |= {"guarantees": guarantees}
     sections |= {"ensembles": ensembles, "selective": selective, "ace": ace}
-    sections |= {"accelerator": accelerator}
+    sections |= {"accelerator": accelerator, "lipnext": lipnext}
     for name, section in sections.items():
         path = HERE / "results" / f"{name}.json"
         if path.is_file():

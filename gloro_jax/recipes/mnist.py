@@ -109,12 +109,18 @@ def fashion_2c2f() -> Recipe:
 
 
 def fashion_liresnet_small() -> Recipe:
-    """Fashion-MNIST, l2 0.3, small LiResNet: VRA 80.3, clean 89.2; 20 min on 2 CPU cores.
+    """Fashion-MNIST, l2 0.3, small LiResNet: VRA 80.7, clean 88.3; 20 min on 2 CPU cores.
 
     Hu, Leino, Wang, Fredrikson, A Recipe for Improved Certifiable Robustness, ICLR 2024, at 0.9
-    million parameters, averaged over an image and its mirror; no figure to compare with.
+    million parameters, by Muon, averaged over an image and its mirror; no figure to compare with.
     """
     recipe = mnist_liresnet_small()
     model = dataclasses.replace(recipe.model, views=("identity", "mirror"))
-    training = dataclasses.replace(recipe.training, augmentation=Augmentation(is_flipping=True))
+    training = dataclasses.replace(
+        recipe.training,
+        epochs=21,
+        optimizer="muon",
+        epsilon_schedule="[0.1]-[50%:2]",
+        augmentation=Augmentation(is_flipping=True),
+    )
     return Recipe(DataConfig("fashion_mnist", validation=_HELD_OUT), model, training, *_IMAGES)

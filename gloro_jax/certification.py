@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
+from gloro_jax.images import refuse_bytes
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
-from gloro_jax.platforms import is_on_host, is_tracing, jit
+from gloro_jax.platforms import jit
 
 
 class Certificate(NamedTuple):
@@ -107,24 +108,8 @@ def judge(
     return _certify_sets(frozen, images, radius, guarantee=guarantee, is_known=is_known)
 
 
-def refuse_bytes(x: Any, input_shape: tuple[int, ...]) -> None:
-    """Raises a ValueError for pixels of 0 to 255, where the host has the values at hand.
-
-    Their radii would be in those units. Other ranges are the caller's affair: the theorem holds
-    for every input of the network, and images may have been standardised.
-    """
-    if len(input_shape) != 3 or is_tracing(x) or not np.size(x) or not is_on_host(x):
-        return
-    values = np.asarray(x)
-    if 16 < values.max() <= 255 and values.min() >= 0:
-        raise ValueError(
-            f"x has values up to {values.max():g}, which looks like pixels of 0 to 255, and "
-            "epsilon and the radius are in the units of x. Certify images in [0, 1]: x / 255."
-        )
-
-
 def _certify(frozen: FrozenNet, x: Array, epsilon: Array, *, is_known: bool) -> Certificate:
-    logits, is_sane = frozen.apply(x), _is_sane(frozen, x, epsilon, is_known=is_known)
+    logits, is_sane = raw_logits(frozen, x), _is_sane(frozen, x, epsilon, is_known=is_known)
     slack = jnp.where(is_sane, certified_slack(logits, epsilon=epsilon), -jnp.inf)
     radius = jnp.where(is_sane, certified_radius(logits), 0.0)
     return Certificate(logits.prediction, radius, slack > 0, slack)
@@ -133,7 +118,7 @@ def _certify(frozen: FrozenNet, x: Array, epsilon: Array, *, is_known: bool) -> 
 def _certify_sets(
     frozen: FrozenNet, x: Array, epsilon: Array, *, guarantee: Guarantee, is_known: bool
 ) -> tuple[Array, SetCertificate]:
-    logits, is_sane = frozen.apply(x), _is_sane(frozen, x, epsilon, is_known=is_known)
+    logits, is_sane = raw_logits(frozen, x), _is_sane(frozen, x, epsilon, is_known=is_known)
     found = set_certificate(logits, guarantee, epsilon=epsilon)
     slack = jnp.where(is_sane, found.slack, -jnp.inf)
     radius = jnp.where(is_sane, found.radius, 0.0)

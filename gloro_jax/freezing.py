@@ -14,7 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
+from gloro_jax.agreement import check_agreement
 from gloro_jax.frozen_net import FrozenNet, assemble
 from gloro_jax.gloro import FrozenHead, GloroNet, Head, checked_shape
 from gloro_jax.identity import (
@@ -29,12 +31,15 @@ from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import head_distance_bounds
+from gloro_jax.narrowing import flushed, narrow
 from gloro_jax.platforms import in_32_bits, is_tracing
 from gloro_jax.program import trace
 from gloro_jax.program.settle import evaluated
+from gloro_jax.program.teaching import taught
 
 
 @in_32_bits
+@taught()
 def freeze(
     net: GloroNet,
     variables: Any,
@@ -62,8 +67,8 @@ def freeze(
         TypeError: when called inside `jit`, if `net` is not a GloroNet, or if a layer gives an
             Estimate for a bound or a function that can have no constant.
         ValueError: if "params" is missing or belongs to another network, a weight is NaN or
-            infinite, a bound overflows, or an activation is touched outside `Bounded.apply` and
-            `Bounded.add`.
+            infinite, a bound overflows, an activation is touched outside `Bounded.apply` and
+            `Bounded.add`, or the frozen network computes something else than `net` does.
     """
     if not isinstance(net, GloroNet):
         raise TypeError(f"freeze takes a gj.GloroNet, got {type(net).__name__}.")
@@ -78,12 +83,14 @@ def freeze(
             "Freeze outside and pass the FrozenNet in: it is a pytree."
         )
     shape = checked_shape(input_shape)
-    operators = _collect(net, jax.tree.map(_narrow, variables), shape)
-    executed, flushed = _flushed(operators)
+    operators = _collect(net, jax.tree.map(narrow, variables), shape)
+    executed, count = flushed(operators)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
     bounded = _bounded(executed, on_progress)
-    frozen = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
-    return assemble(net, frozen, input_shape=shape, flushed=flushed)
+    tree = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
+    frozen = assemble(net, tree, input_shape=shape, flushed=count)
+    check_agreement(net, variables, frozen.program, tree, shape=shape)
+    return frozen
 
 
 @in_32_bits
@@ -99,6 +106,7 @@ def check_freezable(net: GloroNet, variables: Any, *, input_shape: tuple[int, ..
 
 
 @in_32_bits
+@taught()
 def steps_of(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> Steps:
     """The steps that a FrozenNet of this network would have, without computing norms.
 
@@ -107,8 +115,11 @@ def steps_of(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> 
         ValueError: as `check_freezable`.
     """
     shape = checked_shape(input_shape)
-    executed, _ = _flushed(_collect(net, jax.tree.map(_narrow, variables), shape))
-    return trace(net, _as_if_bounded(executed), input_shape=shape).program.steps
+    executed, _ = flushed(_collect(net, jax.tree.map(narrow, variables), shape))
+    tree = _as_if_bounded(executed)
+    program = trace(net, tree, input_shape=shape).program
+    check_agreement(net, variables, program, tree, shape=shape)
+    return program.steps
 
 
 def executed_arrays(
@@ -181,10 +192,12 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
             f"freeze needs variables['params']; got the collections {sorted(variables)}. Pass "
             "what net.init returned, with the trained params."
         )
+    variables = meta.unbox(variables)  # of nn.with_partitioning
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
     example = jnp.zeros((1, *shape), jnp.float32)
     # Flax does not look at what is left over, say the third of two blocks.
-    differences = shape_differences(variables["params"], _fresh(net, shape).get("params", {}))
+    fresh = meta.unbox(_fresh(net, shape).get("params", {}))
+    differences = shape_differences(variables["params"], fresh)
     if differences:
         raise ValueError("variables['params'] is of another network. " + "; ".join(differences))
 
@@ -197,23 +210,6 @@ def _collect(net: GloroNet, variables: Any, shape: tuple[int, ...]) -> Any:
     traced = jax.jit(collect).trace(kept)
     leaves = evaluated(traced.jaxpr, jax.tree.leaves(kept))
     return jax.tree.unflatten(jax.tree.structure(traced.out_info), leaves)
-
-
-def _flushed(operators: Any) -> tuple[Any, int]:
-    """The operators with subnormal weights set to 0, and how many those were.
-
-    A device may or may not take such numbers for 0; bounded is what runs on all of them.
-    """
-    tiny, count = np.finfo(np.float32).tiny, 0
-
-    def flush(leaf: Any) -> np.ndarray:
-        nonlocal count
-        array = np.asarray(leaf)
-        is_small = (array != 0) & (np.abs(array) < tiny)
-        count += int(is_small.sum())
-        return np.where(is_small, np.float32(0), array)
-
-    return jax.tree.map(flush, operators), count
 
 
 def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
@@ -240,25 +236,6 @@ def _bounded(operators: Any, on_progress: Callable[[int], None]) -> Any:
         for _, node in named
     ]
     return jax.tree.unflatten(structure, bounded)
-
-
-def _narrow(leaf: Any) -> Any:
-    """A leaf of 64 bits in 32, which is what runs.
-
-    Raises:
-        ValueError: if it holds what is no number of float32: complex ones, integers beyond 2^24.
-    """
-    dtype = getattr(leaf, "dtype", None)
-    is_long = dtype in (np.int64, np.uint64) and np.abs(np.float64(leaf)).max(initial=0) > 2**24
-    is_number = dtype is None or any(jnp.issubdtype(dtype, t) for t in (np.number, np.bool_))
-    if is_long or not is_number or dtype in (np.complex64, np.complex128):
-        raise ValueError(
-            f"A weight of type {leaf.dtype} and shape {np.shape(leaf)} holds what float32, which "
-            "runs, cannot: complex numbers, integers beyond 2^24, or no numbers at all. Give real "
-            "float32 weights."
-        )
-    is_wide = getattr(leaf, "dtype", None) == np.float64
-    return np.asarray(leaf).astype(np.float32) if is_wide else leaf
 
 
 def _fresh(net: GloroNet, shape: tuple[int, ...]) -> Any:

@@ -19,13 +19,14 @@ from gloro_jax.identity import (
     named_leaves,
     named_nodes,
 )
+from gloro_jax.images import checked_images
 from gloro_jax.layers.base import FrozenLinear
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
-from gloro_jax.program import Static, body_of, trace
+from gloro_jax.program import Program, Static, body_of, trace
 from gloro_jax.pytrees import checksum, own_dicts
 
 
@@ -45,6 +46,14 @@ class FrozenNet:
     def __init__(self, frozen: Any, digest: Any, checksum: Any, *, static: Static) -> None:
         self._frozen, self._digest, self._checksum = frozen, digest, checksum
         self._static, self._is_checked = static, False
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """What a subclass adds was not there when the bounds were made, so there is none."""
+        raise TypeError(
+            f"{cls.__name__} cannot be a subclass of FrozenNet: its bounds hold for the program "
+            "that was examined, and not for methods that replace it. Keep a FrozenNet in a field, "
+            "or put what you add into a layer of the body."
+        )
 
     def __call__(self, x: Float[Array | np.ndarray, "..."]) -> GloroLogits:
         """Logits (..., m) with the guaranteed bound, for images (..., H, W, C); NaN if not sane.
@@ -66,16 +75,6 @@ class FrozenNet:
             f"K={self.lipschitz:.6g}, digest={self.digest[:12]}...)"
         )
 
-    def apply(self, x: Any) -> GloroLogits:
-        """As a call, for code that has already checked `x` and the digest."""
-        batch = x.shape[: x.ndim - len(self.input_shape)]
-        flat = x.reshape((-1, *self.input_shape))
-        features, seals = self._static.program(body_of(self._frozen), flat)
-        bound = UpperBound(self._frozen["lipschitz"])
-        logits = read_out(features, bound, self._frozen["head"])
-        values = jnp.where(is_finite(seals)[:, None], logits.values, jnp.nan)
-        return dataclasses.replace(logits, values=values.reshape((*batch, values.shape[-1])))
-
     def is_sane(self, x: Any, *, is_known: bool = False) -> Array:
         """Whether nothing on the way of images (..., H, W, C) can be NaN or infinite, (...).
 
@@ -92,20 +91,7 @@ class FrozenNet:
 
     def check_images(self, x: Any) -> Array:
         """`x` as an array, or a TypeError or ValueError if its type or shape does not fit."""
-        if getattr(x, "dtype", None) != jnp.float32:
-            raise TypeError(
-                "A FrozenNet takes float32 images in [0, 1], got "
-                f"{getattr(x, 'dtype', type(x).__name__)}. Images of type uint8: "
-                "x.astype('float32') / 255."
-            )
-        shape = self.input_shape
-        if tuple(x.shape[-len(shape) :]) != shape:
-            raise ValueError(
-                f"The bounds of this network were made for images of shape {shape}, got x of "
-                f"shape {tuple(x.shape)}. Another size needs its own: "
-                "gj.freeze(net, variables, input_shape=...)."
-            )
-        return jnp.asarray(x)
+        return checked_images(x, self.input_shape)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -161,9 +147,14 @@ class FrozenNet:
         """Every linear operator as executed, by the same path."""
         return {path: node.linear.operator for path, node in self._linear()}
 
+    @property
+    def program(self) -> Program:
+        """What runs, the body."""
+        return self._static.program
+
     def steps(self) -> Steps:
         """What the body does, as it was found in the program."""
-        return self._static.program.steps
+        return self.program.steps
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""
@@ -241,8 +232,19 @@ class FrozenNet:
         return cls(*children, static=static)
 
 
+def raw_logits(frozen: FrozenNet, x: Any) -> GloroLogits:
+    """As a call, for code that has already checked `x` and the digest; nothing seals the logits."""
+    batch = x.shape[: x.ndim - len(frozen.input_shape)]
+    flat = x.reshape((-1, *frozen.input_shape))
+    features, seals = frozen._static.program(body_of(frozen._frozen), flat)
+    bound = UpperBound(frozen._frozen["lipschitz"])
+    logits = read_out(features, bound, frozen._frozen["head"])
+    values = jnp.where(is_finite(seals)[:, None], logits.values, jnp.nan)
+    return dataclasses.replace(logits, values=values.reshape((*batch, values.shape[-1])))
+
+
 def _logits(frozen: FrozenNet, x: Array, *, is_known: bool) -> GloroLogits:
-    logits, is_sane = frozen.apply(x), frozen.is_sane(x, is_known=is_known)[..., None]
+    logits, is_sane = raw_logits(frozen, x), frozen.is_sane(x, is_known=is_known)[..., None]
     values = jnp.where(is_sane, logits.values, jnp.nan)
     return dataclasses.replace(logits, values=values).sealed()
 

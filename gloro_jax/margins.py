@@ -26,7 +26,7 @@ from gloro_jax.lipschitz.rounding import (
     subtract_down,
 )
 from gloro_jax.logits import GloroLogits
-from gloro_jax.plain import exact
+from gloro_jax.plain import as_array, exact
 
 # Above so many differences of two entries, 64 MiB of them, distances come from a Gram matrix.
 _MOST_DIFFERENCES = 2**24
@@ -98,8 +98,8 @@ def as_epsilon(epsilon: Any) -> Float[Array, ""]:
             raise ValueError(f"epsilon is a real number, got one of type {epsilon.dtype}.")
         # JAX has rounded a Python number to float32 before it arrives here.
         return next_up(epsilon.astype(jnp.float32))
-    if np.shape(epsilon) != ():
-        raise ValueError(f"epsilon is one number, got an array of shape {np.shape(epsilon)}.")
+    if (shape := as_array(epsilon, name="epsilon").shape) != ():
+        raise ValueError(f"epsilon is one number, got an array of shape {shape}.")
     try:
         value = _float_up(exact(epsilon)) if isinstance(epsilon, str) else float(epsilon)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
@@ -123,7 +123,7 @@ def scores(logits: GloroLogits) -> Float[Array, "*batch m"]:
     """`logits.values`.
 
     Raises:
-        TypeError: if these are plain scores, which carry no bound.
+        TypeError: if these are plain scores, which carry no bound, or no floating-point numbers.
     """
     if not isinstance(logits, GloroLogits):
         raise TypeError(
@@ -131,6 +131,14 @@ def scores(logits: GloroLogits) -> Float[Array, "*batch m"]:
             "plain scores carry no Lipschitz bound, and the margin needs one. Make the network a "
             "GloroNet; for a bound of your own, gj.GloroLogits(values, lipschitz, head_distances)."
         )
+    for name in ("values", "head_distances"):
+        dtype = getattr(getattr(logits, name), "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, np.floating):
+            raise TypeError(
+                f"{name} of GloroLogits are arrays of floating-point numbers, got "
+                f"{dtype or type(getattr(logits, name)).__name__}: jnp.asarray(..., jnp.float32), "
+                "head_distances rounded up."
+            )
     return logits.values
 
 
@@ -190,6 +198,8 @@ def pair_constants(logits: GloroLogits, index: Int[Array, "*any"]) -> Float[Arra
     if isinstance(logits.lipschitz, UpperBound):
         value = bound_number(logits.lipschitz.value, name="The Lipschitz bound of these logits")
         value = float32_up(value) if isinstance(value, float) else value
+        # In the type of the distances, float16 or an integer, K could become 0.
+        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         return multiply_up(rows, jnp.asarray(value, rows.dtype))
     return rows * logits.lipschitz.value
 

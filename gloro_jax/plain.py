@@ -8,6 +8,27 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
+from jax.core import Tracer
+
+
+def as_array(value: Any, *, name: str) -> np.ndarray:
+    """An array of NumPy's.
+
+    Raises:
+        TypeError: if it is traced.
+        ValueError: if it is none, a list of rows of different lengths say.
+    """
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{name} is looked at on the host, and here it is traced: call this outside jit, or "
+            "give it an array of NumPy."
+        )
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{name} is no array of numbers: its rows may differ in length, got {str(value)[:60]}."
+        ) from None
 
 
 def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
@@ -95,7 +116,7 @@ def exact(value: int | float | str | Fraction) -> Fraction:
         exponent = value.lower().partition("e")[2].strip().lstrip("+-").lstrip("0")
         if len(value) > 1000 or len(exponent) > 3:  # 1e999999999 would take the machine's memory
             raise ValueError(f"{value[:50]!r} is beyond what a float can hold")
-    return Fraction(value)
+    return Fraction(value.item() if isinstance(value, np.generic) else value)
 
 
 def in_words(value: float) -> str:

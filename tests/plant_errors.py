@@ -765,6 +765,30 @@ ERRORS = {
     "repair: the distance to a box's corner is that to its face": (
         "repair/preconditions.py", "outside = np.sqrt(np.square(excess).sum(axis=1))", "outside = excess.sum(axis=1)", "tests/repair/test_properties.py",
     ),
+    "memory: an array that a function closed over is left where it is": (
+        "lipschitz/doors.py", "            return jnp.array(array, copy=True)\n        bits", "            return array\n        bits",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
+    "margins: K in the type of the distances": (
+        "margins.py", "        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))\n", "",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
+    "ensembles: a function gets the images that others get": (
+        "ensembles/members.py", "return member(x.copy() if isinstance(x, np.ndarray) else x)", "return member(x)",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
+    "freezing: what is frozen is not compared with what was given": (
+        "agreement.py", "    if gap > 1e-3 * size + 1e-5:", "    if False:",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
+    "freezing: a layer of one's own inside one of ours is not seen": (
+        "agreement.py", "return is_known and all(map(_is_ours, fields))", "return is_known",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
+    "program: how an equation draws is not compared": (
+        "program/same.py", "            and _draws(p) == _draws(q)\n", "",
+        "tests/soundness/test_memory_and_doubles.py",
+    ),
 }  # fmt: skip
 
 

@@ -23,6 +23,22 @@ variables = net.init(jax.random.key(0), x, norms=norms)
 frozen = gj.freeze(net, variables, input_shape=(6, 6, 2))
 logits = net.apply(variables, x, norms=norms)
 images, labels = np.zeros((4, 6, 6, 2), np.float32), np.array([0, 1, 2, 0])
+
+class Own(layers.LipschitzLayer):
+    fn: object
+    def __call__(self, x):
+        return self.fn(x)
+
+def damaged(name, value):
+    import pathlib, tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "config.json").write_text(json.dumps({"data": {name: value}}))
+        gj.runs.read_config(folder)
+
+def own(fn):
+    made = gj.GloroNet(nn.Sequential([Own(fn)]), 2)
+    head = {"head_kernel": np.eye(4, 2), "head_bias": np.zeros(2)}
+    return gj.freeze(made, {"params": head}, input_shape=(4,))
 """
 
 CASES = {
@@ -34,6 +50,33 @@ CASES = {
     "gj.certify(frozen, x[..., :1], epsilon=0.1)": ("ValueError", "images of shape (6, 6, 2)"),
     "gj.certify(frozen, x, epsilon=float('nan'))": ("ValueError", "positive and finite"),
     "gj.certify(frozen, x, epsilon='0.1x')": ("ValueError", "0.1x"),
+    "gj.certify(frozen, x, epsilon=[[1], [1, 2]])": ("ValueError", "epsilon is no array"),
+    "gj.certify(frozen, np.ma.array(x), epsilon=0.1)": ("TypeError", "without a mask"),
+    "gj.certify(frozen, jax.ShapeDtypeStruct(x.shape, x.dtype), epsilon=0.1)":
+        ("TypeError", "got ShapeDtypeStruct"),
+    "gj.freeze(net, jax.eval_shape(lambda: variables), input_shape=(6, 6, 2))":
+        ("ValueError", "is only a shape"),
+    "gj.certified_radius(gj.GloroLogits([1.0], gj.UpperBound(1.0), [[0]]))":
+        ("TypeError", "values of GloroLogits are arrays of floating-point numbers, got list"),
+    "jax.jit(lambda a: gj.matrix_norm(a).value)(jnp.eye(3))": ("TypeError", "matrix is looked at"),
+    "gj.matrix_norm([[1], [3, 4]])": ("ValueError", "matrix is no array of numbers"),
+    "own(lambda x: x.apply(np.tanh, lipschitz=1.0))": ("TypeError", "asks for the value"),
+    "own(lambda x: x.apply(lambda v: v if v.sum() > 0 else -v, lipschitz=1.0))":
+        ("TypeError", "jnp.where in place of if"),
+    "own(lambda x: x.apply(lambda v: v, lipschitz=float(jnp.max(jnp.ones(3)))))":
+        ("TypeError", "compute constants from NumPy arrays"),
+    "own(lambda x: x.apply(None, lipschitz=1.0))": ("TypeError", "takes a function of the"),
+    "own(lambda x: x.apply(lambda v: v, lipschitz=1.0, step='relu'))": ("TypeError", "'relu'"),
+    "own(lambda x: x.enter)": ("TypeError", "maps a Bounded to a Bounded"),
+    "gj.ensembles.Voting([frozen], weights='ab')": ("ValueError", "are real numbers"),
+    "gj.ensembles.Voting([frozen], weights=[1j])": ("ValueError", "are real numbers"),
+    "gj.ensembles.Voting([frozen], class_names=[1])": ("ValueError", "a list of names for each"),
+    "gj.ensembles.Selective(frozen)": ("TypeError", "takes a list of members"),
+    "gj.ensembles.Selective('ab')": ("TypeError", "takes a list of members"),
+    "gj.ensembles.Selective([frozen], alpha='a')": ("ValueError", "alpha is a probability"),
+    "gj.verifiers.Smoothing(sigma=0.1, seed=2**70)": ("ValueError", "seed is a whole number"),
+    "gj.verifiers.Crown().verify(frozen, x, [[1], [1, 2]], radius=0.1)":
+        ("ValueError", "labels is no array of numbers"),
     "gj.certify(logits, x, epsilon=0.1)": ("TypeError", "certify takes a FrozenNet"),
     "gj.certify(variables, x, epsilon=0.1)": ("TypeError", "certify takes a FrozenNet"),
     "gj.certified_radius(logits)": ("TypeError", "needs an UpperBound"),
@@ -117,6 +160,10 @@ CASES = {
     "Split(images, labels[:2])": ("ValueError", "one label per image"),
     "Split(images, labels.astype(float))": ("TypeError", "array of integers"),
     "Split(images, labels - 1)": ("ValueError", "label -1 of example 0"),
+    "check_labels(labels.astype('timedelta64[s]'), count=4)": ("TypeError", "timedelta64"),
+    "gj.certificates.write(frozen, images, labels, epsilon=0.1, out='new', source={'run': 1.0})":
+        ("TypeError", "source is a dict of texts"),
+    "damaged('class_names', 3)": ("ValueError", "data.class_names is a list of texts, got 3"),
     "check_labels(labels, count=4, num_classes=2)": ("ValueError", "from 0 to 1; label 2"),
     "gj.data.from_arrays((images, labels), (images, labels), validation=1.5)":
         ("ValueError", "validation is a share"),

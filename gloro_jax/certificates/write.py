@@ -27,7 +27,7 @@ from gloro_jax.certificates.claims import claim_norm
 from gloro_jax.certificates.describe import describe
 from gloro_jax.certificates.points import WEAKER, claim_points
 from gloro_jax.data.dataset import check_images, check_labels
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.guarantees import Guarantee, check_guarantee
 from gloro_jax.network import weights
 from gloro_jax.paths import local
@@ -110,6 +110,8 @@ def write(
             refuted from below, or the float32 network disagrees with the network in the file.
     """
     path, exact = local(out), as_fraction(epsilon)
+    if not all(isinstance(text, str) for pair in (source or {}).items() for text in pair):
+        raise TypeError(f"source is a dict of texts, {{'run': 'runs/a'}}; got {source!r}.")
     pixels, goals = on_host(images), on_host(labels)
     _check(path, frozen, pixels, goals, guarantee)
     network, header, arrays = _network(frozen, on_progress)
@@ -267,7 +269,7 @@ def _check_same_network(
 
 @jit
 def _executed(frozen: FrozenNet, x: Any) -> Any:
-    return frozen.apply(x).values
+    return raw_logits(frozen, x).values
 
 
 def _save(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -255,7 +255,7 @@ def check_images(images: Any) -> None:
 
 def check_labels(labels: Any, *, count: int, num_classes: int | None = None) -> None:
     """Raises a TypeError or a ValueError unless `labels` are `count` integers in range."""
-    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
         raise TypeError(
             "Labels are a NumPy array of integers, got "
             f"{getattr(labels, 'dtype', type(labels).__name__)}{_cure(labels)}"

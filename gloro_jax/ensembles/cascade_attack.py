@@ -17,7 +17,7 @@ from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images, check_labels
 from gloro_jax.ensembles.cascade import Cascade
 from gloro_jax.evaluation.attacks import lengths, project, random_start
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.margins import as_epsilon, pair_constants
 from gloro_jax.plain import brief, number
 from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
@@ -155,7 +155,7 @@ _ascend = jit(_ascend, static_argnames=("stage",))
 def _gain(members: tuple[FrozenNet, ...], x: Any, goals: Any, epsilon: Any, stage: int) -> Any:
     """Positive where `stage` answers with another class than the label."""
     parts = [-_excess(member, x, epsilon) for member in members[:stage]]
-    logits = members[stage].apply(x)
+    logits = raw_logits(members[stage], x)
     own = jax.nn.one_hot(goals, logits.values.shape[-1], dtype=bool)
     other = jnp.argmax(jnp.where(own, -jnp.inf, logits.values), axis=-1)
     needed = 0.0 if stage == len(members) - 1 else epsilon
@@ -164,7 +164,7 @@ def _gain(members: tuple[FrozenNet, ...], x: Any, goals: Any, epsilon: Any, stag
 
 
 def _excess(member: FrozenNet, x: Any, epsilon: Any) -> Any:
-    logits = member.apply(x)
+    logits = raw_logits(member, x)
     return _radius_of(logits, logits.prediction) - epsilon
 
 

@@ -143,9 +143,16 @@ class Compositional:
         networks; UNKNOWN otherwise. `semantics` is the weaker one of what was used.
 
         Raises:
-            TypeError: if the gate is an EntropyGate, whose bounds are for l2 balls.
+            TypeError: if the gate is an EntropyGate, whose bounds are for l2 balls, or the verifier
+                speaks of another classifier than the network, as Smoothing does.
             ValueError: as `verifier.verify`.
         """
+        if not isinstance(verifier, Verifier) or not verifier.is_of_network:
+            raise TypeError(
+                "Compositional.verify takes a verifier that proves something of the networks "
+                f"themselves, gj.verifiers.Crown() for example; got {type(verifier).__name__}. "
+                "Smoothing proves it of smoothed classifiers, which are not what answers here."
+            )
         if isinstance(self.gate, EntropyGate):
             raise TypeError(
                 "An EntropyGate has bounds on l2 balls by `certify`; verifiers look at a gate that "

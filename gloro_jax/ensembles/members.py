@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.plain import as_array
 
 Member = FrozenNet | Callable[[Any], Any]
 
 
 def scores_of(member: Member, x: Any) -> Any:
-    """The scores (n, m) of a FrozenNet, or of a function that gives them."""
-    return member(x).values if isinstance(member, FrozenNet) else member(x)
+    """The scores (n, m) of a FrozenNet, or of a function that gives them.
+
+    Such a function gets a copy of its own: it may write to it, as NumPy's `x -= mean` does.
+    """
+    if isinstance(member, FrozenNet):
+        return member(x).values
+    return member(x.copy() if isinstance(x, np.ndarray) else x)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,6 +108,8 @@ def _check_alike(head: FrozenNet, member: FrozenNet, *, first: str, own: str, wh
 
 
 def _check_names(names: Sequence[Sequence[str]], count: int, classes: int, what: str) -> None:
+    if not all(isinstance(one, Iterable) and not isinstance(one, str) for one in names):
+        raise ValueError(f"class_names gives {what} a list of names for each member, got {names}.")
     given = [tuple(one) for one in names]
     if len(given) != count or any(len(one) != classes for one in given):
         raise ValueError(
@@ -123,7 +131,10 @@ def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
     Raises:
         ValueError: if they are not one finite number from 0 on for each member, or all 0.
     """
-    found = np.ones(count) if weights is None else np.array(weights, np.float64)
+    given = np.ones(count) if weights is None else as_array(weights, name=f"weights of {what}")
+    if given.dtype.kind not in "fiu":
+        raise ValueError(f"Weights of {what} are real numbers, got {given.dtype}: [1, 0.5].")
+    found = given.astype(np.float64)
     if found.shape != (count,):
         raise ValueError(
             f"{what} takes one weight for each of {count} members, got shape {found.shape}."

@@ -9,7 +9,7 @@ at most alpha. With n = 5 and alpha 0.05 even five equal votes are no evidence (
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gloro_jax.ensembles.members import Member, scores_of
+from gloro_jax.frozen_net import FrozenNet
 
 
 class Selection(NamedTuple):
@@ -57,9 +58,16 @@ class Selective:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
+        if isinstance(self.members, FrozenNet | str) or not isinstance(self.members, Iterable):
+            raise TypeError(
+                "Selective takes a list of members, [one, another], got "
+                f"{type(self.members).__name__}."
+            )
         object.__setattr__(self, "members", tuple(self.members))
         if not self.members:
             raise ValueError("Selective takes at least one member, and got none.")
+        if not all(map(callable, self.members)):
+            raise TypeError("Members of Selective are FrozenNets or functions to scores.")
         _check_alpha(self.alpha)
 
     def predict(self, x: Any) -> Selection:
@@ -141,5 +149,5 @@ def p_value(first: int, second: int) -> Fraction:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
+    if not isinstance(alpha, int | float) or not 0 < alpha < 1:
         raise ValueError(f"alpha is a probability above 0 and below 1, got {alpha}.")

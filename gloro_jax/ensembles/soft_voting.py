@@ -12,9 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.certification import Certificate, refuse_bytes
+from gloro_jax.certification import Certificate
 from gloro_jax.ensembles.members import Ensemble, check_members, check_weights
+from gloro_jax.frozen_net import raw_logits
 from gloro_jax.guarantees import Guarantee, SetCertificate, check_guarantee, set_certificate
+from gloro_jax.images import refuse_bytes
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import float32_up, is_finite, plus_up, times_up
 from gloro_jax.logits import GloroLogits
@@ -89,9 +91,8 @@ class SoftVoting(Ensemble):
 
 
 def _averaged(members: Any, weights: Any, constants: Any, x: Any) -> GloroLogits:
-    values = sum(
-        weight * member.apply(x).values for member, weight in zip(members, weights, strict=True)
-    )
+    scores = [raw_logits(member, x).values for member in members]
+    values = sum(weight * own for weight, own in zip(weights, scores, strict=True))
     are_sane = jnp.stack([m.is_sane(x, is_known=True) for m in members]).all(axis=0)
     values = jnp.where(are_sane[..., None], values, jnp.nan)
     return GloroLogits(values, UpperBound(jnp.float32(1.0)), constants)

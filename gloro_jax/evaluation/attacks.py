@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.margins import pair_constants
 from gloro_jax.plain import brief
 from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
@@ -205,13 +205,13 @@ def _keep_nearest(
 
 @jit
 def _predict(frozen: FrozenNet, x: Array) -> Array:
-    return frozen.apply(x).prediction
+    return raw_logits(frozen, x).prediction
 
 
 @jit
 def _nearest_classes(frozen: FrozenNet, x: Array, inside: Array) -> tuple[Array, Array]:
     """The prediction, and classes (m, batch): those outside first, the nearest by its bound."""
-    logits = frozen.apply(x)
+    logits = raw_logits(frozen, x)
     last = jnp.argmin(jnp.where(inside, logits.values, jnp.inf), axis=-1)
     constants = jnp.maximum(pair_constants(logits, last), jnp.finfo(jnp.float32).tiny)
     lowest = jnp.take_along_axis(logits.values, last[:, None], axis=-1)
@@ -232,7 +232,7 @@ def _ascend(
     """One normalised gradient step of a quarter of the radius times `pace`, then projection."""
 
     def advantage(x: Array) -> Array:
-        values = frozen.apply(x).values
+        values = raw_logits(frozen, x).values
         lowest = jnp.min(jnp.where(inside, values, jnp.inf), axis=-1)
         return jnp.sum(values[jnp.arange(len(values)), target] - lowest)
 
@@ -243,7 +243,7 @@ def _ascend(
     length = lengths(gradient)
     stride = 0.25 * pace * reach / jnp.where(length > 0, length, 1.0)
     moved = project(x + stride[:, None, None, None] * gradient, clean, reach)
-    logits = frozen.apply(moved)
+    logits = raw_logits(frozen, moved)
     return moved, logits.prediction, _is_changed(logits.values, inside)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
 
 # Differences of float32 logits across a shorter distance would be mostly rounding.
@@ -154,7 +154,7 @@ def _ratios(
     frozen: FrozenNet, a: Float[Array, "n h w c"], b: Float[Array, "n h w c"]
 ) -> tuple[Array, Array, Array]:
     """Slopes of every difference of logits between a and b, over K_ij; 0 for too short pairs."""
-    at_a, at_b = frozen.apply(a), frozen.apply(b)
+    at_a, at_b = raw_logits(frozen, a), raw_logits(frozen, b)
     moved = at_a.values - at_b.values
     differences = jnp.abs(moved[:, None, :] - moved[:, :, None])
     squares = jnp.sum(jnp.square(a - b), axis=(1, 2, 3))

@@ -204,6 +204,12 @@ def check_guarantee(guarantee: Any, num_classes: int, *, is_covering: bool = Fal
             "guarantee is gj.guarantees.TopK(k), gj.guarantees.Affinity(sets), or None for the "
             f"strict one; got {guarantee!r}. gj.guarantees.parse reads words."
         )
+    options: Any = getattr(guarantee, "__dataclass_params__", None)
+    if options is None or not options.frozen:
+        raise TypeError(
+            f"A guarantee of one's own is a frozen dataclass, and {type(guarantee).__name__} is "
+            "none: what is compiled for one must not change with its fields."
+        )
     guarantee.check(num_classes, is_covering=is_covering)
 
 

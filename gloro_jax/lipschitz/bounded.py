@@ -114,6 +114,11 @@ class Bounded:
             ValueError: if a number is negative, NaN or infinite, or the batch axis changes.
         """
         self._check_axes()
+        if not callable(fn) or not isinstance(step, Step | None):
+            raise TypeError(
+                "Bounded.apply takes a function of the activation and, if any, a Step of the "
+                f"certificate format; got {fn!r} and {step!r} (docs/adding-a-layer.md)."
+            )
         constant, kind = read_constant(lipschitz, self.kind)
         if self.doors is not None:
             if kind != "upper":

@@ -218,10 +218,20 @@ def _copied_atom(atom: Any) -> Any:
 
 
 def _copied_array(array: Any) -> Any:
-    """An array that cannot change, as NumPy's can; typed numbers of JAX's keep their type."""
-    if isinstance(array, jax.Array | Tracer):
+    """An array that cannot change; typed numbers of JAX's keep their type.
+
+    NumPy's memory can be written to, also behind an array of JAX (`jax.device_put`, DLPack), and
+    an array of JAX can be donated.
+    """
+    if isinstance(array, Tracer):
         return array
-    return np.array(array, getattr(array, "dtype", None))
+    if not isinstance(array, jax.Array):
+        return np.array(array, getattr(array, "dtype", None))
+    with jax.ensure_compile_time_eval():
+        if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jnp.array(array, copy=True)
+        bits = jnp.array(jax.random.key_data(array), copy=True)
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(array))
 
 
 def check_output(out: Any, shape: tuple[Any, ...]) -> None:

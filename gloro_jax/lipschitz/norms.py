@@ -95,8 +95,9 @@ def bound_number(value: Any, *, name: str) -> Any:
     """
     check_bound(value, name=name)
     if not isinstance(value, Tracer):
+        value = np.asarray(value).item()  # compared as it is: an integer may lie beyond 2^53
         exact = float(value)
-        return math.nextafter(exact, math.inf) if exact < value else exact  # an integer beyond 2^53
+        return math.nextafter(exact, math.inf) if exact < value else exact
     is_exact = value.dtype in (jnp.float32, jnp.float16, jnp.bfloat16)
     array = value.astype(jnp.float32)
     array = array if is_exact else next_up(array)

@@ -23,6 +23,7 @@ from gloro_jax.lipschitz.gram import (
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import up
 from gloro_jax.lipschitz.stride_one import in_cells, stride_one_norm_squared
+from gloro_jax.plain import as_array
 
 _LARGEST_INTEGER = 2**24
 # Operators whose smaller side is at most this are written out and bounded to about 1e-6.
@@ -145,7 +146,7 @@ def _conv_norm_squared(
 
 
 def _as_float64(array: np.ndarray, *, name: str, ndim: int) -> np.ndarray:
-    given = np.asarray(array)
+    given = as_array(array, name=name)
     is_integer = jnp.issubdtype(given.dtype, np.integer)
     if not (is_integer or jnp.issubdtype(given.dtype, np.floating)) or np.ma.isMaskedArray(array):
         what = "a masked array" if np.ma.isMaskedArray(array) else f"type {given.dtype}"

@@ -29,6 +29,7 @@ def is_same(a: Any, b: Any) -> bool:
         are_atoms((*a.constvars, *a.invars), (*b.constvars, *b.invars))
         and all(
             p.primitive is q.primitive
+            and _draws(p) == _draws(q)
             and are_atoms(p.invars, q.invars)
             and are_atoms(p.outvars, q.outvars)
             and _are_params(p, q)
@@ -36,6 +37,11 @@ def is_same(a: Any, b: Any) -> bool:
         )
         and are_atoms(a.outvars, b.outvars)
     )
+
+
+def _draws(equation: Any) -> Any:
+    """How it draws random numbers: an option of JAX that each equation keeps."""
+    return getattr(getattr(equation, "ctx", None), "threefry_partitionable", None)
 
 
 def _are_params(p: Any, q: Any) -> bool:
@@ -70,7 +76,7 @@ def are_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 def _is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray | jax.Array) or isinstance(b, np.ndarray | jax.Array):
-        x, y = np.asarray(a), np.asarray(b)
+        x, y = _without_key(a), _without_key(b)
         return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
     if isinstance(a, float) and isinstance(b, float):
         return float(a).hex() == float(b).hex()  # NaN equals NaN here, and 0 is not -0
@@ -111,7 +117,7 @@ def _feed(sha: Any, jaxpr: Any, consts: Sequence[Any]) -> None:
     note([_plain(const) for const in consts])
     note([atom(x) for x in (*jaxpr.constvars, *jaxpr.invars)])
     for equation in jaxpr.eqns:
-        note((equation.primitive.name, [atom(x) for x in equation.invars]))
+        note((equation.primitive.name, _draws(equation), [atom(x) for x in equation.invars]))
         note([atom(x) for x in equation.outvars])
         for name, param in sorted(equation.params.items()):
             note(name)
@@ -121,7 +127,11 @@ def _feed(sha: Any, jaxpr: Any, consts: Sequence[Any]) -> None:
 
 def _plain(value: Any) -> Any:
     """A number or an array as what `repr` tells apart; nothing of what has no numbers."""
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    array = np.asarray(value)
+    array = _without_key(value)
     return array.shape, str(array.dtype), hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _without_key(value: Any) -> np.ndarray:
+    """An array; of random keys, their bits (two kinds of key are two avals)."""
+    is_key = jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if is_key else value)

@@ -193,6 +193,10 @@ def read_config(run: str | os.PathLike[str], *, sections: tuple[str, ...] = ()) 
     lacking = [name for name in sections if not isinstance(config.get(name), dict)]
     if lacking:
         raise ValueError(f"{path} has no {' and no '.join(lacking)} section: it is damaged.")
+    data = config.get("data")
+    names = (data.get("class_names") if isinstance(data, dict) else None) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path} is damaged: data.class_names is a list of texts, got {names!r}.")
     return config
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.layers.lipnext import shift_channels
 from gloro_jax.lipschitz.geometry import output_size
 from gloro_jax.lipschitz.steps import Step, Steps, every
@@ -74,7 +74,7 @@ _ANOTHER = (
 
 @jit
 def _scores(frozen: FrozenNet, network: Network, x: Any) -> Any:
-    return frozen.apply(x).values, run(chain_of(network), x)
+    return raw_logits(frozen, x).values, run(chain_of(network), x)
 
 
 def chain_of(network: Network) -> Chain:

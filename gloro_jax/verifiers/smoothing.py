@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.platforms import jit, random_key
 from gloro_jax.verifiers.regions import Box, Norm
 from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
@@ -55,6 +55,7 @@ class Smoothing(Verifier):
     seed: int = 0
     at_once: int = 1000
     norms: ClassVar[tuple[str, ...]] = ("l2",)
+    is_of_network: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Raises a ValueError for numbers that make no procedure."""
@@ -65,6 +66,8 @@ class Smoothing(Verifier):
             raise ValueError(
                 f"n0, n and at_once are at least 1, got {self.n0}, {self.n} and {self.at_once}."
             )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a whole number from 0 to 2**63 - 1, got {self.seed}.")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha is a probability between 0 and 1, got {self.alpha}.")
 
@@ -115,6 +118,8 @@ class Smoothing(Verifier):
             return random_key(self.seed)
         if not jnp.issubdtype(getattr(key, "dtype", np.float32), jax.dtypes.prng_key):
             raise TypeError(f"key is a jax.random.key, got {type(key).__name__}.")
+        if key.shape != ():
+            raise TypeError(f"key is one jax.random.key, got an array of keys {key.shape}.")
         return key
 
     def _certified(self, frozen: FrozenNet, image: np.ndarray, key: Any) -> tuple[int, float]:
@@ -174,7 +179,7 @@ class _Named(NamedTuple):
 @jit
 def _noisy_classes(frozen: FrozenNet, image: Any, key: Any, sigma: Any, like: Any) -> Any:
     noise = sigma * jax.random.normal(key, (len(like), *image.shape), image.dtype)
-    values = frozen.apply(image[None] + noise).values
+    values = raw_logits(frozen, image[None] + noise).values
     # A copy whose scores are NaN or tie counts for no class.
     top = jnp.max(values, axis=-1, keepdims=True)
     is_clear = (values == top).sum(axis=-1) == 1

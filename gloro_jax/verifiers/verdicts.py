@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gloro_jax.certification import refuse_bytes
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.images import refuse_bytes
 from gloro_jax.network import Network, network_of
-from gloro_jax.plain import number, settle
+from gloro_jax.plain import as_array, number, settle
 from gloro_jax.platforms import check_outside_jit
 from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
 from gloro_jax.verifiers.rules import check_executed, check_rules
@@ -72,9 +72,11 @@ class Verifier(abc.ABC):
 
     Attributes:
         norms: of the balls that the method knows.
+        is_of_network: whether a verdict speaks of the network that it was given.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    is_of_network: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises a ValueError for a field that is not of the kind that it must be."""
@@ -189,7 +191,7 @@ class Verifier(abc.ABC):
 
 
 def _labels(labels: Any, images: np.ndarray, m: int) -> np.ndarray:
-    given = np.asarray(labels)
+    given = as_array(labels, name="labels")
     if given.shape != (len(images),) or given.dtype.kind not in "iu":
         raise ValueError(
             f"labels are one integer for each of {len(images)} images, got {given.dtype} of shape "

@@ -21,10 +21,17 @@ from gloro_jax.program import Program, body_of
 from gloro_jax.program.settle import evaluated
 
 _SIZES = 0.3, 1.0, 3.0
+_ASTRAY = 1e-6  # of what an image can amount to, by float32
 
 
 def check_agreement(
-    net: GloroNet, variables: Any, program: Program, frozen: Any, *, shape: tuple[int, ...]
+    net: GloroNet,
+    variables: Any,
+    program: Program,
+    frozen: Any,
+    *,
+    lipschitz: float,
+    shape: tuple[int, ...],
 ) -> None:
     """Raises a ValueError unless both give the same scores at a few random points.
 
@@ -35,6 +42,7 @@ def check_agreement(
         variables: its collections, as they were given to `freeze`.
         program: what was traced.
         frozen: the frozen tree.
+        lipschitz: K of the program, by which float32 may go astray in it.
         shape: one image.
     """
     if _is_ours(net):
@@ -46,15 +54,17 @@ def check_agreement(
         rngs, rule = {"params": random_key(0)}, PowerIteration(steps=1)
         return net.apply(variables, x, norms=rule, mutable=["spectral"], rngs=rngs)[0].values
 
-    def traced(frozen: Any, x: Any) -> Any:
+    def executed(frozen: Any, x: Any) -> Any:
         features, _ = program(body_of(frozen), x)
         return read_out(features, UpperBound(1.0), frozen["head"]).values
 
-    there, here = _scores(given, variables, x), _scores(traced, frozen, x)
+    there, here = _scores(given, variables, x), _scores(executed, frozen, x)
     if not (np.isfinite(there).all() and np.isfinite(here).all()):
         return  # such points are not certified
-    gap, size = np.abs(there - here).max(), np.abs(there).max()
-    if gap > 1e-3 * size + 1e-5:
+    gaps, lengths = np.abs(there - here).max(axis=1), np.linalg.norm(x.reshape(len(x), -1), axis=1)
+    reach = lipschitz * np.linalg.norm(frozen["head"].head.kernel) * lengths
+    if (gaps > 1e-3 * np.abs(there).max(axis=1) + _ASTRAY * (1 + reach)).any():
+        gap, size = gaps.max(), np.abs(there).max()
         raise ValueError(
             "The network that would be frozen is not the one that these variables make: their "
             f"scores differ by {gap:.3g}, of {size:.3g}. Some layer of your own looks whether a "

@@ -89,7 +89,8 @@ def freeze(
     bounded = _bounded(executed, on_progress)
     tree = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
     frozen = assemble(net, tree, input_shape=shape, flushed=count)
-    check_agreement(net, variables, frozen.program, tree, shape=shape)
+    about: Any = {"lipschitz": frozen.lipschitz, "shape": shape}
+    check_agreement(net, variables, frozen.program, tree, **about)
     return frozen
 
 
@@ -117,9 +118,10 @@ def steps_of(net: GloroNet, variables: Any, *, input_shape: tuple[int, ...]) -> 
     shape = checked_shape(input_shape)
     executed, _ = flushed(_collect(net, jax.tree.map(narrow, variables), shape))
     tree = _as_if_bounded(executed)
-    program = trace(net, tree, input_shape=shape).program
-    check_agreement(net, variables, program, tree, shape=shape)
-    return program.steps
+    traced = trace(net, tree, input_shape=shape)
+    about: Any = {"lipschitz": float(traced.lipschitz), "shape": shape}
+    check_agreement(net, variables, traced.program, tree, **about)
+    return traced.program.steps
 
 
 def executed_arrays(

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from gloro_jax.agreement import check_agreement
 from gloro_jax.frozen_net import FrozenNet, assemble
 from gloro_jax.gloro import FrozenHead, GloroNet, Head, checked_shape
 from gloro_jax.identity import (
@@ -31,9 +30,10 @@ from gloro_jax.lipschitz.many import norms
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.lipschitz.steps import Steps
 from gloro_jax.margins import head_distance_bounds
-from gloro_jax.narrowing import flushed, narrow
 from gloro_jax.platforms import in_32_bits, is_tracing
 from gloro_jax.program import trace
+from gloro_jax.program.agreement import check_agreement
+from gloro_jax.program.narrowing import flushed, narrow
 from gloro_jax.program.settle import evaluated
 from gloro_jax.program.teaching import taught
 

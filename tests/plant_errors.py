@@ -778,11 +778,11 @@ ERRORS = {
         "tests/soundness/test_memory_and_doubles.py",
     ),
     "freezing: what is frozen is not compared with what was given": (
-        "agreement.py", "    if (gaps > 1e-3 * np.abs(there).max(axis=1) + _ASTRAY * (1 + reach)).any():", "    if False:",
+        "program/agreement.py", "    if (gaps > 1e-3 * np.abs(there).max(axis=1) + _ASTRAY * (1 + reach)).any():", "    if False:",
         "tests/soundness/test_memory_and_doubles.py",
     ),
     "freezing: a layer of one's own inside one of ours is not seen": (
-        "agreement.py", "return is_known and all(map(_is_ours, fields))", "return is_known",
+        "program/agreement.py", "return is_known and all(map(_is_ours, fields))", "return is_known",
         "tests/soundness/test_memory_and_doubles.py",
     ),
     "program: how an equation draws is not compared": (

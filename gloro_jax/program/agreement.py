@@ -17,8 +17,8 @@ from gloro_jax.gloro import GloroNet, read_out
 from gloro_jax.layers.base import PowerIteration
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.platforms import random_key
-from gloro_jax.program import Program, body_of
 from gloro_jax.program.settle import evaluated
+from gloro_jax.program.trace import Program, body_of
 
 _SIZES = 0.3, 1.0, 3.0
 _ASTRAY = 1e-6  # of what an image can amount to, by float32

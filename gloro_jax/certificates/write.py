@@ -109,9 +109,7 @@ def write(
         ValueError: if images, labels or epsilon do not fit, a layer has no proof, a stored norm is
             refuted from below, or the float32 network disagrees with the network in the file.
     """
-    path, exact = local(out), as_fraction(epsilon)
-    if not all(isinstance(text, str) for pair in (source or {}).items() for text in pair):
-        raise TypeError(f"source is a dict of texts, {{'run': 'runs/a'}}; got {source!r}.")
+    path, exact, told = local(out), as_fraction(epsilon), _texts(source)
     pixels, goals = on_host(images), on_host(labels)
     _check(path, frozen, pixels, goals, guarantee)
     network, header, arrays = _network(frozen, on_progress)
@@ -124,7 +122,7 @@ def write(
         "epsilon": {"numerator": exact.numerator, "denominator": exact.denominator},
         "guarantee": {"kind": "strict"} if guarantee is None else guarantee.plain(),
         "summary": checker.summary_of(points),
-        "source": {"split": "test", **(source or {}), "frozen_net": frozen.digest},
+        "source": {"split": "test", **told, "frozen_net": frozen.digest},
         "arrays": {name: checker.digest(array) for name, array in sorted(arrays.items())},
     }
     if not has_inputs:
@@ -139,6 +137,12 @@ def write(
         points["radius"],
         points["is_certified"] == 1,
     )
+
+
+def _texts(source: dict[str, str] | None) -> dict[str, str]:
+    if not all(isinstance(text, str) for pair in (source or {}).items() for text in pair):
+        raise TypeError(f"source is a dict of texts, {{'run': 'runs/a'}}; got {source!r}.")
+    return source or {}
 
 
 def _classes(points: dict[str, np.ndarray], m: int) -> np.ndarray:

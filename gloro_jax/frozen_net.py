@@ -25,7 +25,7 @@ from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.logits import GloroLogits
-from gloro_jax.platforms import check_arithmetic, follows_ieee, jit
+from gloro_jax.platforms import check_arithmetic, follows_ieee, jit, outside_jit
 from gloro_jax.program import Program, Static, body_of, trace
 from gloro_jax.pytrees import checksum, own_dicts
 
@@ -104,6 +104,7 @@ class FrozenNet:
         return self._static.net
 
     @property
+    @outside_jit
     def digest(self) -> str:
         """SHA-256 over weights, geometry, bounds and steps, in hexadecimal."""
         return digest_text(self._digest)
@@ -135,6 +136,7 @@ class FrozenNet:
         """The head as executed, and its distances."""
         return self._frozen["head"]
 
+    @outside_jit
     def stored_norms(self) -> dict[str, np.ndarray]:
         """As `layer_norms`, with a norm for each of stacked layers."""
         return {path: np.asarray(node.norm) for path, node in self._linear()}
@@ -156,6 +158,7 @@ class FrozenNet:
         """What the body does, as it was found in the program."""
         return self.program.steps
 
+    @outside_jit
     def arrays(self) -> dict[str, np.ndarray]:
         """Every weight and bound by its path: what a file stores beside the digest."""
         new = ("longest",) if self.digest_version == 1 else ()

@@ -156,6 +156,18 @@ def check_outside_jit(*trees: Any, what: str) -> None:
         )
 
 
+def outside_jit(fn: Callable[P, R]) -> Callable[P, R]:
+    """`fn`, or a TypeError where an argument holds a traced array, at which it could not look."""
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            check_outside_jit(args, what=fn.__qualname__)
+        return fn(*args, **kwargs)
+
+    return call
+
+
 def on_host(array: Any) -> Any:
     """An array of JAX as one of NumPy; others as they are."""
     return np.asarray(array) if isinstance(array, jax.Array) else array

@@ -32,7 +32,7 @@ from gloro_jax.guarantees import Guarantee, check_guarantee
 from gloro_jax.network import weights
 from gloro_jax.paths import local
 from gloro_jax.plain import exact
-from gloro_jax.platforms import jit, on_host
+from gloro_jax.platforms import jit, on_host, outside_jit
 from gloro_jax.version import __version__
 
 _FAR_OFF = 1e-4
@@ -73,6 +73,7 @@ class Written:
         return self.classes.argmax(axis=1)
 
 
+@outside_jit
 def write(
     frozen: FrozenNet,
     images: np.ndarray | jax.Array,

@@ -14,6 +14,7 @@ import numpy as np
 from gloro_jax.ensembles.members import check_batch
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.plain import settle
+from gloro_jax.platforms import outside_jit
 
 _ROUNDING = 1e-9  # of float64 here, far above what its errors add up to
 _HALVINGS = 60
@@ -45,6 +46,7 @@ class EntropyGate:
         """The l2 radius within which that does not change, (n,), by bisection, rounded down."""
         return self.decision(certified, x)[1]
 
+    @outside_jit
     def decision(self, certified: FrozenNet, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """`is_open` and `radius`, from one forward pass."""
         values, constants = _scores(certified, x)

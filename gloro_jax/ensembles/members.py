@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.plain import as_array
@@ -85,6 +87,11 @@ def check_members(
             raise TypeError(
                 f"Member {number} of {what} is a {type(member).__name__}, and members are "
                 "FrozenNets: gj.load(run), or gj.freeze(net, variables, input_shape=...)."
+            )
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(member)):
+            raise TypeError(
+                f"{what} reads the bounds of its members on the host: make it outside jit, vmap or "
+                "grad, of FrozenNets as they are, and close over it."
             )
         first, own = (f"member {i}" if names is None else names[i] for i in (0, number))
         _check_alike(found[0], member, first=first, own=own, what=what)

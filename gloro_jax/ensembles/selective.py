@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from gloro_jax.ensembles.members import Member, scores_of
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.platforms import outside_jit
 
 
 class Selection(NamedTuple):
@@ -70,6 +71,7 @@ class Selective:
             raise TypeError("Members of Selective are FrozenNets or functions to scores.")
         _check_alpha(self.alpha)
 
+    @outside_jit
     def predict(self, x: Any) -> Selection:
         """What members agree on, for inputs (n, ...).
 

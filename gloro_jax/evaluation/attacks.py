@@ -19,7 +19,7 @@ from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.margins import pair_constants
 from gloro_jax.plain import brief
-from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
+from gloro_jax.platforms import in_32_bits, jit, on_host, outside_jit, random_key
 
 # Certificates hold for exact distances; float32 steps are measured again in float64 against this.
 _INSIDE = 1 - 1e-5
@@ -56,6 +56,7 @@ class AttackReport:
 
 
 @in_32_bits
+@outside_jit
 def attack(
     frozen: FrozenNet,
     images: np.ndarray | jax.Array,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from gloro_jax.data.batches import as_float
 from gloro_jax.data.dataset import check_images
 from gloro_jax.frozen_net import FrozenNet, raw_logits
-from gloro_jax.platforms import in_32_bits, jit, on_host, random_key
+from gloro_jax.platforms import in_32_bits, jit, on_host, outside_jit, random_key
 
 # Differences of float32 logits across a shorter distance would be mostly rounding.
 _SHORTEST = 1e-2
@@ -49,6 +49,7 @@ class Tightness:
 
 
 @in_32_bits
+@outside_jit
 def tightness(
     frozen: FrozenNet,
     images: np.ndarray | jax.Array,

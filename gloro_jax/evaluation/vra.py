@@ -15,7 +15,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.guarantees import Guarantee, SetCertificate
 from gloro_jax.margins import as_epsilon
 from gloro_jax.plain import brief, number
-from gloro_jax.platforms import in_32_bits
+from gloro_jax.platforms import in_32_bits, outside_jit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +87,7 @@ class Report:
 
 
 @in_32_bits
+@outside_jit
 def verified_robust_accuracy(
     frozen: FrozenNet | Certifier,
     batches: Iterable[tuple[Any, Any]],

@@ -25,6 +25,7 @@ from gloro_jax.identity import digest_text, digest_words
 from gloro_jax.margins import as_epsilon
 from gloro_jax.paths import local
 from gloro_jax.plain import brief, number
+from gloro_jax.platforms import outside_jit
 from gloro_jax.runs import frozen_content
 from gloro_jax.version import __version__
 
@@ -80,6 +81,7 @@ class Exported:
         return out
 
 
+@outside_jit
 def write(
     frozen: FrozenNet,
     *,

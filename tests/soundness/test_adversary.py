@@ -11,6 +11,7 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import layers
+from gloro_jax.ensembles import EntropyGate, Selective, SoftVoting, Voting
 from gloro_jax.lipschitz.operators import Convolution, Matrix
 from gloro_jax.lipschitz.steps import Step
 from gloro_jax.program.same import word_of
@@ -317,6 +318,28 @@ def test_what_looks_at_numbers_says_so_inside_jit(small_frozen, small_net):
         jax.jit(lambda f: Lipschitz().certified_radius(f, np.asarray(x)))(small_frozen)
     with pytest.raises(TypeError, match="read it outside jit"):
         jax.jit(lambda f: f.lipschitz)(small_frozen)
+
+
+HOSTS = {
+    "arrays": lambda f, x, y: f.arrays(),
+    "norms": lambda f, x, y: f.layer_norms(),
+    "digest": lambda f, x, y: f.digest,
+    "soft": lambda f, x, y: SoftVoting([f]).certify(x, epsilon=0.1),
+    "vote": lambda f, x, y: Voting([f]).certify(x, epsilon=0.1),
+    "gate": lambda f, x, y: EntropyGate(0.5).decision(f, x),
+    "select": lambda f, x, y: Selective([f]).predict(x),
+    "vra": lambda f, x, y: gj.evaluation.verified_robust_accuracy(f, [(x, y)], epsilon=0.1),
+    "attack": lambda f, x, y: gj.evaluation.attack(f, x, radii=0.1),
+    "tightness": lambda f, x, y: gj.evaluation.tightness(f, x),
+    "write": lambda f, x, y: gj.certificates.write(f, x, y, epsilon=0.1, out="never"),
+    "export": lambda f, x, y: gj.export.write(f, out="never"),
+}
+
+
+@pytest.mark.parametrize("ask", HOSTS.values(), ids=HOSTS.keys())
+def test_what_reads_numbers_of_a_traced_network_says_so(small_frozen, small_net, ask, untyped):
+    with pytest.raises(TypeError, match=r"on the host, so it cannot|on the host: make it outside"):
+        jax.jit(lambda f, x: ask(f, x, np.zeros(len(x), int)))(small_frozen, small_net[2])
 
 
 def test_a_complex_epsilon_is_refused_inside_jit(small_frozen, small_net):

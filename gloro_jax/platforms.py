@@ -162,7 +162,7 @@ def outside_jit(fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
-            check_outside_jit(args, what=fn.__qualname__)
+            check_outside_jit(args, kwargs, what=fn.__qualname__)
         return fn(*args, **kwargs)
 
     return call

@@ -139,7 +139,7 @@ def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
         ValueError: if they are not one finite number from 0 on for each member, or all 0.
     """
     given = np.ones(count) if weights is None else as_array(weights, name=f"weights of {what}")
-    if given.dtype.kind not in "fiu":
+    if given.dtype.kind not in "fiub":
         raise ValueError(f"Weights of {what} are real numbers, got {given.dtype}: [1, 0.5].")
     found = given.astype(np.float64)
     if found.shape != (count,):

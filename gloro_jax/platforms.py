@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -159,9 +159,13 @@ def check_outside_jit(*trees: Any, what: str) -> None:
 def outside_jit(fn: Callable[P, R]) -> Callable[P, R]:
     """`fn`, or a TypeError where an argument holds a traced array, at which it could not look."""
 
+    def is_stream(node: Any) -> bool:
+        return isinstance(node, Iterable) and not isinstance(node, tuple | list | dict)
+
     @functools.wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        leaves = jax.tree.leaves((args, kwargs), is_leaf=is_stream)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             check_outside_jit(args, kwargs, what=fn.__qualname__)
         return fn(*args, **kwargs)
 

@@ -12,7 +12,8 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compiling, and most programs are those of the last run: they are kept
 # beside the tests, by a digest of what they say and of how they were compiled.
-CACHE = str(Path(__file__).parent.parent / ".jax_cache")
+TESTS = Path(__file__).parent
+CACHE = str(TESTS.parent / ".jax_cache")
 CHILD_CACHE = f"{CACHE}/children"  # of processes that tests start, and kill
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -21,13 +22,21 @@ import jaxtyping  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+# Shapes are checked at every call where annotations name them. Elsewhere pyright has looked, and
+# the hook would take a sixth of the time.
+SHAPED = [
+    ".".join(file.relative_to(TESTS.parent).with_suffix("").parts)
+    for file in (TESTS.parent / "gloro_jax").rglob("*.py")
+    if "from jaxtyping import" in file.read_text(encoding="utf-8")
+]
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+
 import gloro_jax as gj  # noqa: E402
 from gloro_jax import platforms  # noqa: E402
 from gloro_jax.models import GloroCNN  # noqa: E402
 from gloro_jax.program import settle  # noqa: E402
 from tests import draws  # noqa: E402
 
-TESTS = Path(__file__).parent
 # In these files and folders, the library's programs are compiled as they are for users.
 AS_FOR_USERS = {
     "certificates", "test_certify", "test_executed", "test_export", "test_golden",

@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
+
+from gloro_jax.lipschitz.norms import two_norm
 
 PACKAGE = Path(__file__).parent.parent / "gloro_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -66,3 +70,8 @@ def test_what_is_left_to_test_all_is_there():
         file, _, rest = name.partition("::")
         test = rest.partition("[")[0]
         assert f"def {test}(" in (Path(__file__).parent.parent / file).read_text(), name
+
+
+def test_shapes_that_annotations_name_are_checked_in_tests():
+    with pytest.raises(jaxtyping.TypeCheckError, match="two_norm"):
+        two_norm(np.zeros(3, np.int32))

@@ -6,7 +6,7 @@ from tests.soundness import api_hunting
 from tests.soundness.hunting import hunt
 
 
-@pytest.mark.parametrize("cases", [400, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [300, pytest.param(4000, marks=pytest.mark.slow)])
 def test_hostile_cases_hold_no_false_certificate(cases):
     found = hunt(cases, seed=0)
     assert found.false == []

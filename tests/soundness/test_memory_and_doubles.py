@@ -85,8 +85,7 @@ def test_how_an_equation_draws_belongs_to_it():
     assert not is_same(traced(True), traced(False))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-@pytest.mark.parametrize("constant", [1e-8, 0.5, 1.0004, 3.3])
+@pytest.mark.parametrize(("dtype", "constant"), [(jnp.float16, 1e-8), (jnp.bfloat16, 1.0004)])
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_radii_and_sets_hold_for_distances_of_any_precision(dtype, constant, is_traced, untyped):
     def judged(constant):

@@ -141,6 +141,15 @@ def scan_unroll(length: int) -> int:
     return length if _target() == "cpu" else 1
 
 
+def holds_traced(*trees: Any) -> bool:
+    """Whether one of `trees` holds a traced value; streams of batches are not looked into."""
+
+    def is_stream(node: Any) -> bool:
+        return isinstance(node, Iterable) and not isinstance(node, tuple | list | dict)
+
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees, is_leaf=is_stream))
+
+
 def is_tracing(*trees: Any) -> bool:
     """Whether we are inside a JAX transformation, or one of `trees` holds a traced value."""
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
@@ -159,13 +168,9 @@ def check_outside_jit(*trees: Any, what: str) -> None:
 def outside_jit(fn: Callable[P, R]) -> Callable[P, R]:
     """`fn`, or a TypeError where an argument holds a traced array, at which it could not look."""
 
-    def is_stream(node: Any) -> bool:
-        return isinstance(node, Iterable) and not isinstance(node, tuple | list | dict)
-
     @functools.wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        leaves = jax.tree.leaves((args, kwargs), is_leaf=is_stream)
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
+        if holds_traced(args, kwargs):
             check_outside_jit(args, kwargs, what=fn.__qualname__)
         return fn(*args, **kwargs)
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
-from jax.core import Tracer
 
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.plain import as_array
+from gloro_jax.platforms import holds_traced
 
 Member = FrozenNet | Callable[[Any], Any]
 
@@ -56,6 +55,18 @@ def check_batch(x: Any, input_shape: tuple[int, ...], *, what: str) -> None:
         )
 
 
+def listed(members: Any, *, what: str) -> tuple[Any, ...]:
+    """The members, or an error if they are no list, or there is none."""
+    if isinstance(members, FrozenNet | str) or not isinstance(members, Iterable):
+        raise TypeError(
+            f"{what} takes a list of members, [one, another], got {type(members).__name__}."
+        )
+    found = tuple(members)
+    if not found:
+        raise ValueError(f"{what} takes at least one member, and got none.")
+    return found
+
+
 def check_members(
     members: Sequence[Any],
     *,
@@ -75,20 +86,14 @@ def check_members(
         TypeError: if a member is no FrozenNet.
         ValueError: if there is none, or they differ in image shape, classes, or order of classes.
     """
-    if isinstance(members, FrozenNet) or not isinstance(members, Iterable):
-        raise TypeError(
-            f"{what} takes a list of members, [one, another], got {type(members).__name__}."
-        )
-    found = tuple(members)
-    if not found:
-        raise ValueError(f"{what} takes at least one member, and got none.")
+    found = listed(members, what=what)
     for number, member in enumerate(found):
         if not isinstance(member, FrozenNet):
             raise TypeError(
                 f"Member {number} of {what} is a {type(member).__name__}, and members are "
                 "FrozenNets: gj.load(run), or gj.freeze(net, variables, input_shape=...)."
             )
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(member)):
+        if holds_traced(member):
             raise TypeError(
                 f"{what} reads the bounds of its members on the host: make it outside jit, vmap or "
                 "grad, of FrozenNets as they are, and close over it."

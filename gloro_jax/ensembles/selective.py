@@ -9,7 +9,7 @@ at most alpha. With n = 5 and alpha 0.05 even five equal votes are no evidence (
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gloro_jax.ensembles.members import Member, scores_of
-from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.ensembles.members import Member, listed, scores_of
 from gloro_jax.platforms import outside_jit
 
 
@@ -59,14 +58,7 @@ class Selective:
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        if isinstance(self.members, FrozenNet | str) or not isinstance(self.members, Iterable):
-            raise TypeError(
-                "Selective takes a list of members, [one, another], got "
-                f"{type(self.members).__name__}."
-            )
-        object.__setattr__(self, "members", tuple(self.members))
-        if not self.members:
-            raise ValueError("Selective takes at least one member, and got none.")
+        object.__setattr__(self, "members", listed(self.members, what="Selective"))
         if not all(map(callable, self.members)):
             raise TypeError("Members of Selective are FrozenNets or functions to scores.")
         _check_alpha(self.alpha)

@@ -47,8 +47,7 @@ def check_agreement(
     """
     if _is_ours(net):
         return
-    sizes = np.array(_SIZES, np.float32).reshape(-1, *[1] * len(shape))
-    x = sizes * np.random.default_rng(0).standard_normal((len(_SIZES), *shape), np.float32)
+    x = random_points(shape)
 
     def given(variables: Any, x: Any) -> Any:
         rngs, rule = {"params": random_key(0)}, PowerIteration(steps=1)
@@ -72,6 +71,12 @@ def check_agreement(
             "obtained, and goes another way where there are frozen arrays only. Let it do the same "
             "in both, with its weights in a map (docs/adding-a-layer.md)."
         )
+
+
+def random_points(shape: tuple[int, ...]) -> np.ndarray:
+    """Three inputs of three sizes, at which networks are compared, (3, *shape), float32."""
+    sizes = np.array(_SIZES, np.float32).reshape(-1, *[1] * len(shape))
+    return sizes * np.random.default_rng(0).standard_normal((len(_SIZES), *shape), np.float32)
 
 
 def _scores(fn: Any, tree: Any, x: np.ndarray) -> np.ndarray:

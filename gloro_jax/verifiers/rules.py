@@ -16,6 +16,7 @@ from gloro_jax.lipschitz.geometry import output_size
 from gloro_jax.lipschitz.steps import Step, Steps, every
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit
+from gloro_jax.program.agreement import random_points
 from gloro_jax.verifiers.convolutions import convolve
 from gloro_jax.verifiers.kinks import absolute, max_pool, sorted_pairs
 from gloro_jax.verifiers.operations import Affine, Chain, Parallel, Relu, Shape, run
@@ -46,9 +47,7 @@ def check_executed(network: Network, frozen: FrozenNet) -> None:
     what = frozen.digest, jax.tree.structure(frozen)  # a digest binds what steps say, not what runs
     if what in _examined:
         return
-    rng = np.random.default_rng(0)
-    sizes = np.array([0.3, 1.0, 3.0], np.float32).reshape(-1, *[1] * len(network.input_shape))
-    x = sizes * rng.standard_normal((3, *network.input_shape), np.float32)
+    x = random_points(network.input_shape)
     try:
         executed, described = map(np.asarray, _scores(frozen, network, x))
     except TypeError as error:  # of shapes that do not fit

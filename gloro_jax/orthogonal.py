@@ -10,8 +10,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
+
+from gloro_jax.solving import (
+    lower_factor,
+    one_key_at_a_time,
+    solve,
+    solve_lower,
+    solve_lower_transposed,
+)
 
 Orthogonalization = Literal["cholesky", "cayley", "newton_schulz"]
 
@@ -58,10 +65,8 @@ def _cholesky_forward(matrix: Any) -> tuple[Any, tuple[Any, Any]]:
     gram = jnp.matmul(matrix, matrix.T, precision=_EXACT)
     ridge = _RIDGE * jnp.mean(jnp.diagonal(gram))
     ridge = jnp.where(ridge > 0, ridge, 1.0)
-    lower = jnp.linalg.cholesky(
-        gram + ridge * jnp.eye(len(gram), dtype=gram.dtype), symmetrize_input=False
-    )
-    q = solve_triangular(lower, matrix, lower=True)
+    lower = lower_factor(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+    q = solve_lower(lower, matrix)
     return q, (q, lower)
 
 
@@ -76,7 +81,7 @@ def _cholesky_backward(saved: tuple[Any, Any], gradient: Any) -> tuple[Any]:
     half = jnp.tril(jnp.matmul(gradient, q.T, precision=_EXACT))
     symmetric = half + jnp.tril(half, -1).T
     rest = gradient - jnp.matmul(symmetric, q, precision=_EXACT)
-    return (solve_triangular(lower, rest, lower=True, trans="T"),)
+    return (solve_lower_transposed(lower, rest),)
 
 
 _cholesky.defvjp(_cholesky_forward, _cholesky_backward)
@@ -96,7 +101,7 @@ def cayley(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]
     skew = square.T - square + jnp.matmul(rest, rest.T, precision=_EXACT)
     identity = jnp.eye(rows, dtype=matrix.dtype)
     right = jnp.concatenate([identity - skew, 2.0 * rest], axis=1)
-    return jnp.linalg.solve(identity + skew, right)
+    return solve(identity + skew, right)
 
 
 def newton_schulz(
@@ -129,10 +134,15 @@ def special_orthogonal(key: Any, shape: tuple[int, int], dtype: Any = jnp.float3
     """
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"A rotation is a square matrix, got shape {shape}.")
-    q, r = jnp.linalg.qr(jax.random.normal(key, shape, jnp.float32))
+    return one_key_at_a_time(_rotation)(key, shape, dtype)
+
+
+def _rotation(key: Any, shape: tuple[int, int], dtype: Any) -> Array:
+    q, r = jnp.linalg.qr(jax.random.normal(key, shape, jnp.float32))  # noqa: TID251
     q = q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
     # Its columns are uniform now; the last one decides between a rotation and a reflection.
-    return q.at[:, -1].multiply(jnp.sign(jnp.linalg.det(q))).astype(dtype)
+    sign = jnp.sign(jnp.linalg.det(q))  # noqa: TID251
+    return q.at[:, -1].multiply(sign).astype(dtype)
 
 
 def retracted(matrix: Float[Array, "*stack n n"], *, steps: int = 4) -> Float[Array, "*stack n n"]:

@@ -12,6 +12,7 @@ from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix
 from gloro_jax.maps.circular import CircularConvolution, check_size
 from gloro_jax.orthogonal import power_of_two_near
+from gloro_jax.solving import solve
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -107,7 +108,7 @@ def reflector(columns: Any, *, ridge: float) -> Any:
     gram = jnp.matmul(adjoint, columns, precision=_EXACT)
     mean = jnp.mean(jnp.real(jnp.diagonal(gram, axis1=-2, axis2=-1)), axis=-1)[..., None, None]
     e = jax.lax.stop_gradient(jnp.where(mean > 0, ridge * mean, 1.0))
-    inverse = jnp.linalg.solve(gram + e * _identity(gram), adjoint)
+    inverse = solve(gram + e * _identity(gram), adjoint)
     space = 2 * jnp.matmul(columns, inverse, precision=_EXACT)
     return _identity(space) - space
 

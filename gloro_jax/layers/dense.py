@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from gloro_jax.layers.base import Linear, LipschitzLayer, feature_count
 from gloro_jax.lipschitz.bounded import Bounded
 from gloro_jax.lipschitz.operators import Matrix, Scaling
+from gloro_jax.solving import one_key_at_a_time
 
 # Orthogonal weights start every layer with norm about 1, so the product over layers starts small.
-orthogonal = nn.initializers.orthogonal()
+orthogonal = one_key_at_a_time(nn.initializers.orthogonal())
 
 
 class Dense(LipschitzLayer):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from gloro_jax.orthogonal import distance_from_orthogonal, retracted
+from gloro_jax.solving import matrix_exponential
 
 NAME = "orthogonal"
 _EXACT = jax.lax.Precision.HIGHEST
@@ -113,7 +114,7 @@ def exponential(skew: Any) -> Any:
         return eye + a + jnp.matmul(square, tail, precision=_EXACT)
 
     longest = jnp.sqrt(jnp.max(jnp.sum(jnp.square(skew), axis=(-2, -1))))
-    return jax.lax.cond(longest < _SHORT, short, jax.scipy.linalg.expm, skew)
+    return jax.lax.cond(longest < _SHORT, short, matrix_exponential, skew)
 
 
 def _turn(gradient: Any, x: Any) -> Any:

@@ -2,15 +2,17 @@
 
 Trains each recipe into --runs (finished runs are not repeated, interrupted ones resumed),
 certifies its best epoch once on the whole test split, attacks inside certified radii, searches for
-a slope above the Lipschitz bound, and writes a certificate file and checks it. One seed each. The
-VRA of the file is the figure that counts: real arithmetic, every rounding counted.
+a slope above the Lipschitz bound, and writes a certificate file and checks it. The VRA of the file
+is the figure that counts: real arithmetic, every rounding counted. A row has one seed; --seeds adds
+the files of others to a row that is there.
 
-Command: python -m experiments.rows.recipes --runs RUNS NAME...
+Command: python -m experiments.rows.recipes --runs RUNS NAME... [--seeds 1 2]
 (on 2 CPU cores 3 minutes for mnist_2c2f and fashion_2c2f, 20 for mnist_4c3f, 40 for cifar10_6c2f,
 80 for cifar10_liresnet_small; the sets must have been prepared: docs/data.md).
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -22,7 +24,8 @@ import jax
 import numpy as np
 
 import gloro_jax as gj
-from gloro_jax.recipes import RECIPES
+from gloro_jax.data import Split
+from gloro_jax.recipes import RECIPES, Recipe
 from gloro_jax.runs import read_config, read_summary
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -36,17 +39,37 @@ PAPER = {
 }
 
 
-def look_at(
-    name: str, run: Path, *, attacked: int, steps: int, has_file: bool = True
-) -> dict[str, Any]:
-    recipe = RECIPES[name]()
+def trained(recipe: Recipe, run: Path) -> tuple[gj.FrozenNet, Split]:
+    """The frozen network of a run, trained or resumed where it must be, and the test split."""
     data = gj.data.open_data(recipe.data)
     if not (run / "summary.json").is_file():
         session = gj.training.Session(is_resuming=True)
         gj.training.fit(recipe.model, data, recipe.training, run=run, session=session)
     if read_config(run)["data"]["fingerprint"] != data.fingerprint:
         raise ValueError(f"{run} was trained on other data: use a fresh --runs folder.")
-    frozen, test = gj.load(run), data.test
+    return gj.load(run), data.test
+
+
+def seed_row(name: str, run: Path, *, seed: int) -> dict[str, Any]:
+    """Accuracy, and what a file proves, of a recipe trained from another seed."""
+    recipe = RECIPES[name]()
+    other = dataclasses.replace(recipe.training, seed=seed)
+    frozen, test = trained(dataclasses.replace(recipe, training=other), run)
+    report = gj.evaluation.verified_robust_accuracy(
+        frozen, [(test.images, test.labels)], epsilon=other.epsilon
+    )
+    return {
+        "clean": report.clean_accuracy,
+        "digest": frozen.digest,
+        **in_a_file(frozen, test, epsilon=other.epsilon),
+    }
+
+
+def look_at(
+    name: str, run: Path, *, attacked: int, steps: int, has_file: bool = True
+) -> dict[str, Any]:
+    recipe = RECIPES[name]()
+    frozen, test = trained(recipe, run)
     epsilon = recipe.training.epsilon
     report = gj.evaluation.verified_robust_accuracy(
         frozen, [(test.images, test.labels)], epsilon=epsilon
@@ -124,16 +147,31 @@ def main() -> None:
     parser.add_argument(
         "--no-file", dest="file", action="store_false", help="without a certificate file, for now"
     )
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[], help="seeds to add to rows that are there"
+    )
     options = parser.parse_args()
     path = RESULTS / "recipes.json"
+    effort = {"attacked": options.attacked, "steps": options.steps, "has_file": options.file}
     for name in options.names:
-        effort = {"attacked": options.attacked, "steps": options.steps}
-        row = look_at(name, options.runs / name, has_file=options.file, **effort)
+        if options.seeds:
+            for seed in options.seeds:
+                row = seed_row(name, options.runs / f"{name}-seed{seed}", seed=seed)
+                rows = json.loads(path.read_text())
+                rows[name].setdefault("seeds", {})[str(seed)] = row
+                save_rows(path, rows)
+                print(name, seed, json.dumps(row), flush=True)
+            continue
+        row = look_at(name, options.runs / name, **effort)
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
         rows = json.loads(path.read_text()) if path.is_file() else {}  # others may write it, too
         rows[name] = {"commit": commit, "paper": PAPER.get(name), **row}
-        path.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
+        save_rows(path, rows)
         print(name, json.dumps(row, indent=1), flush=True)
+
+
+def save_rows(path: Path, rows: dict[str, Any]) -> None:
+    path.write_text(json.dumps(rows, indent=1, default=np.ndarray.tolist) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,33 +45,39 @@ def _slope(network: Any, points: Any, labels: Any) -> Any:
     return jax.grad(lambda points: _lead(network, points, labels).sum())(points)
 
 
-def attacked(frozen: Any, x: np.ndarray, labels: np.ndarray, *, norm: Any, radius: float) -> int:
-    """How many points of balls around images have another class."""
+def attacked(
+    frozen: Any, x: np.ndarray, labels: np.ndarray, *, norm: Any, radius: float, box: Any = None
+) -> int:
+    """How many balls around images, within `box`, were found to hold a point of another class."""
     network, successes = network_of(frozen), 0
     wide, rng = in_float64(network), np.random.default_rng(0)
     for first in range(0, len(x), AT_ONCE):
         centre, own = (a[first : first + AT_ONCE] for a in (x.astype(np.float64), labels))
         fill = AT_ONCE - len(centre)
         centre, own = (np.concatenate([a, np.repeat(a[:1], fill, axis=0)]) for a in (centre, own))
-        points = _near(centre + radius * rng.uniform(-1, 1, centre.shape), centre, norm, radius)
+        points = centre + radius * rng.uniform(-1, 1, centre.shape)
+        points = _near(points, centre, norm, radius, box)
         for step in range(STEPS):
             with in_64_bits():
                 slope = np.asarray(_slope(wide, points, own))
             move = np.sign(slope) if norm == "linf" else slope / _lengths(slope)
             points = points - radius * 0.5 * (1 - step / STEPS) * move
-            points = _near(points, centre, norm, radius)
+            points = _near(points, centre, norm, radius, box)
         count = AT_ONCE - fill
         is_won = is_misclassified(network, points[:count], own[:count])
-        about: Any = {"norm": norm, "radius": radius, "box": None}
+        about: Any = {"norm": norm, "radius": radius, "box": box}
         successes += int(is_inside(points[:count][is_won], centre[:count][is_won], **about).sum())
     return successes
 
 
-def _near(points: np.ndarray, centre: np.ndarray, norm: str, radius: float) -> np.ndarray:
+def _near(points: Any, centre: Any, norm: str, radius: float, box: Any) -> np.ndarray:
+    """Points inside the ball around centres, and inside the box: a cut moves towards the centre."""
     moved, within = points - centre, radius * (1 - 1e-9)
     if norm == "linf":
-        return centre + np.clip(moved, -within, within)
-    return centre + moved * np.minimum(1, within / _lengths(moved))
+        points = centre + np.clip(moved, -within, within)
+    else:
+        points = centre + moved * np.minimum(1, within / _lengths(moved))
+    return points if box is None else np.clip(points, *box)
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:

@@ -96,8 +96,8 @@ class GloroNet(nn.Module):
             Scores (batch, m), the bound of the body, and the head's row distances.
 
         Raises:
-            TypeError: if `norms` is not a norm rule, `x` is not a floating-point array, or the
-                body does not return a `Bounded`.
+            TypeError: if `norms` is not a norm rule, `x` is not a floating-point array, the body
+                does not return a `Bounded`, or Flax's WeightNorm or SpectralNorm wraps a layer.
             ValueError: if the body does not end in (batch, features), or a view does not fit.
         """
         self._check_input(x, norms)
@@ -111,7 +111,9 @@ class GloroNet(nn.Module):
             dtype=jnp.float32,
             batch_axis=batch_axis,
         )
-        features, bound = self._checked(self.body(entered)).leave()
+        with nn.intercept_methods(_without_wrappers):
+            out = self.body(entered)
+        features, bound = self._checked(out).leave()
         features = mean(views, features) if views else features
         if isinstance(norms, Frozen):
             return read_out(features, bound, frozen_entry(self, "head"))
@@ -206,6 +208,18 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
         return made[1]["spectral"]
 
     return {**kept, "spectral": jax.jit(fresh)(kept, key)}
+
+
+def _without_wrappers(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Calls a method inside the body; raises a TypeError if it is a wrapper that scales weights."""
+    if isinstance(context.module, nn.WeightNorm | nn.SpectralNorm):
+        raise TypeError(
+            f"flax.linen.{type(context.module).__name__} changes the weights of the layer that it "
+            "wraps, behind the bound of its norm. Use the layer itself: its norm is bounded "
+            "whatever its weights are. Norms of at most 1 by construction: OrthogonalDense, "
+            "OrthogonalPatches, ChordDense, AolConv, CplConv, BroConv of gloro_jax.layers."
+        )
+    return call(*args, **kwargs)
 
 
 def read_out(features: Any, bound: Estimate | UpperBound, head: FrozenHead) -> GloroLogits:

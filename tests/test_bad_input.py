@@ -199,6 +199,10 @@ CASES = {
         ("ValueError", "model.family is one of"),
     "gj.GloroNet(layers.OrthogonalPatches(4, patch=0), 3).init(jax.random.key(0), x, norms=norms)":
         ("ValueError", "patch"),
+    "gj.GloroNet(nn.Sequential([layers.Flatten(), nn.WeightNorm(layers.Dense(4))]), 3)"
+        ".init(jax.random.key(0), x, norms=norms)": ("TypeError", "Use the layer itself"),
+    "gj.GloroNet(nn.Sequential([layers.Flatten(), nn.SpectralNorm(layers.Dense(4))]), 3)"
+        ".init(jax.random.key(0), x, norms=norms)": ("TypeError", "Use the layer itself"),
     "gj.certfy": ("AttributeError", "no attribute 'certfy'"),
 }  # fmt: skip
 

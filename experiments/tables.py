@@ -96,16 +96,18 @@ def recipes(rows: dict[str, Any]) -> list[str]:
             f"| `{name}` | {row['epsilon']:.4g} | {row['epochs']}, {minutes(row):.1f}"
             f"{on_another_device(row)} | "
             f"{100 * row['clean']:.2f} | {100 * row['vra']:.2f} ± {error:.2f} | "
-            f"{100 * row['left_by_attack']:.1f} | {paper} |"
+            f"{100 * row['left_by_attack']:.1f} of {row['attacked']:,} | {paper} |"
         )
     lines += [
         "",
-        "On 2 CPU cores unless said otherwise; minutes of a run that was paused are those of its "
-        "steps on an idle machine. ± is 1.96 standard errors over test images; seeds "
+        "On 2 CPU cores unless said otherwise. Minutes are those of the run as it went, mostly "
+        "beside other work; where a step was measured alone (`experiments.bench.step_seconds`), "
+        "those of its steps. ± is 1.96 standard errors over test images; seeds "
         "are not in it. The paper (Leino et al. 2021; for `mnist_chord_mlp` the best published "
         "figure, 4C3F of Fazlyab et al. 2023) certifies with power iteration. CIFAR-10: 9,966 "
-        "test images (docs/data.md). The attack aims at every other class, inside certified "
-        "radii and at epsilon.",
+        "test images (docs/data.md). The attack aims at the nine nearest other classes, inside "
+        "certified radii and at epsilon; accuracy is what it leaves of the images attacked, which "
+        "may be few.",
         "",
         "| recipe | images attacked, steps per class | certificates refuted | "
         "tightness, at least | lowest estimate / guaranteed norm | commit |",
@@ -189,7 +191,10 @@ def stability(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"{found['collapsed']} of {len(found['runs'])} collapsed or met a NaN.",
+        f"{found['collapsed']} of {len(found['runs'])} collapsed: met a NaN, guessed, or gave nine "
+        "images of ten one class. LiResNet, CHORD and LipNeXt are the library's models; the others "
+        "are one small network with these layers inside, `convolutions` bounded by their norm, "
+        "`orthonormal` ones of 1 x 1 pixel by a Cholesky factor.",
         "",
         f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
         "",

@@ -50,7 +50,8 @@ def verified(found: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"{total:,} points, {won} successes, {found['steps']} steps each.",
+        f"{total:,} points, {won} successes, {found['steps']} steps each. The digits are the "
+        "training images (there are more of them), the MNIST images the first of the test split.",
         "",
         f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
         "",

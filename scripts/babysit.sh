@@ -10,9 +10,12 @@ Runs COMMAND, a `gloro-jax train ... --run DIR`, with --resume added, again and 
 preemption (SIGTERM), a crash, or a peer that died. It stops when training has ended, on bad input
 (status 2), on Ctrl-C, and after $TRIES failures (10 unless set) none of which took a checkpoint
 further. $RECREATE, if set, is run before each new try: a command that makes the machines again.
+COMMAND must last as long as training does and end with its status. DIR may lie in a bucket, gs:// or
+s3://, whose checkpoints gcloud or aws lists.
 
-  RECREATE="scripts/tpu_pod.sh create" scripts/babysit.sh scripts/tpu_pod.sh launch \
-      imagenet_liresnet_l12w588 --run gs-mount/runs/imagenet
+  scripts/babysit.sh gloro-jax train imagenet_liresnet_l12w588 --run runs/imagenet
+  RECREATE="scripts/tpu_pod.sh recreate" scripts/babysit.sh scripts/tpu_pod.sh train \
+      imagenet_liresnet_l12w588 --run gs://bucket/runs/imagenet
 EOF
 }
 
@@ -36,8 +39,11 @@ for word in "$@"; do
 done
 
 newest() {
-    for folder in "$run"/checkpoints/[0-9]*; do [ -d "$folder" ] && basename "$folder"; done |
-        sort -n | tail -n 1
+    case "$run" in
+    gs://*) gcloud storage ls "$run/checkpoints/" ;;
+    s3://*) aws s3 ls "$run/checkpoints/" ;;
+    *) ls -d "$run"/checkpoints/*/ ;;
+    esac 2>/dev/null | sed -n 's#^\(.*[ /]\)\{0,1\}\([0-9][0-9]*\)/$#\2#p' | sort -n | tail -n 1
 }
 
 tries=${TRIES:-10}

@@ -33,6 +33,58 @@ def test_the_pod_s_commands_are_printed_with_their_words_intact():
     assert run(SCRIPTS / "tpu_pod.sh", "--dry-run", "explode").returncode == 2
 
 
+# Stands in for gcloud: a slice that is there when it is asked for the third time.
+GCLOUD = """\
+#!/bin/sh
+echo "$*" >> calls
+case "$*" in
+*delete*) exit 1 ;;
+*describe*) [ "$(grep -c describe calls)" -lt 3 ] && echo PROVISIONING || echo ${ENDS:-ACTIVE} ;;
+"storage ls"*) printf 'gs://b/run/checkpoints/\\ngs://b/run/checkpoints/9/\\n' ;;
+esac
+"""
+
+
+def stand_in(folder):
+    (folder / "gcloud").write_text(GCLOUD)
+    (folder / "gcloud").chmod(0o755)
+    return {"PATH": f"{folder}:/usr/bin:/bin", "PAUSE": "0", "NAME": "pod", "TRIES": "2"}
+
+
+def test_a_slice_is_made_again_and_waited_for(tmp_path):
+    settings = {"cwd": tmp_path, "env": stand_in(tmp_path)}
+    (tmp_path / "git").write_text("#!/bin/sh\n")
+    (tmp_path / "git").chmod(0o755)
+    told = run(SCRIPTS / "tpu_pod.sh", "recreate", **settings)
+    assert told.returncode == 0, told.stderr
+    words = ("delete", "create", "describe", "scp", "ssh")
+    lines = (tmp_path / "calls").read_text().splitlines()
+    calls = [next(word for word in words if word in line) for line in lines]
+    assert calls == ["delete", "create", *3 * ["describe"], "scp", "ssh"]
+    (tmp_path / "calls").unlink()
+    settings["env"]["ENDS"] = "FAILED"
+    told = run(SCRIPTS / "tpu_pod.sh", "recreate", **settings)
+    assert told.returncode == 1
+    assert "ended as FAILED" in told.stderr
+    assert "ssh" not in (tmp_path / "calls").read_text()
+
+
+def test_checkpoints_in_a_bucket_count_as_progress(tmp_path):
+    env = stand_in(tmp_path)
+    (tmp_path / "dead").write_text("exit 5")
+    words = [SCRIPTS / "babysit.sh", "sh", "dead", "--run", "gs://b/run"]
+    told = run(*words, cwd=tmp_path, env=env)
+    assert told.returncode == 5
+    assert "status 5 at checkpoint 9; trying again, 1 failures left" in told.stderr
+    # Each look finds a checkpoint more; after five of them the command ends well.
+    (tmp_path / "calls").unlink()
+    (tmp_path / "gcloud").write_text(
+        'echo >> calls; echo "gs://b/run/checkpoints/$(wc -l < calls)/"'
+    )
+    (tmp_path / "dead").write_text("[ $(wc -l < calls) -gt 5 ] || exit 5")
+    assert run(*words, cwd=tmp_path, env=env).returncode == 0
+
+
 # Fails twice, the second time with a new checkpoint, then succeeds; counts its calls.
 FLAKY = """\
 echo call >> calls

@@ -6,11 +6,9 @@ on validation is within 5 points of guessing, or if it predicts one class for ni
 One learning rate and one schedule for all; LiResNets and LipNeXt are the library's models, and
 every other family is the same small network with its own layers inside.
 
-The BRO network is among the families and has no runs: a step of it does not end in the program that
-XLA:CPU compiles, for a reason not found yet (each of its layers alone takes 20 ms).
-
-Command: python -m experiments.rows.stability [--families ...] (about 35 minutes on 2 CPU cores;
-finished runs in --scratch are not repeated; CIFAR-10 must have been prepared: docs/data.md)
+Command: python -m experiments.rows.stability [--families ...] (about 40 minutes on 2 CPU cores;
+finished runs in --scratch are not repeated, and rows of families that are not named stay as they
+are; CIFAR-10 must have been prepared: docs/data.md)
 """
 
 import argparse
@@ -26,7 +24,7 @@ import jax
 import numpy as np
 
 import gloro_jax as gj
-from experiments.rows import save
+from experiments.rows import RESULTS, save
 from gloro_jax import layers
 from gloro_jax.data import Augmentation, Dataset, Split
 from gloro_jax.models import ChordLiResNet, LipNext, LiResNet
@@ -108,7 +106,9 @@ def main() -> None:
     options = parser.parse_args()
     scratch = options.scratch
     data = part_of(gj.data.open_data(gj.data.DataConfig("cifar10", validation=0.05)))
-    rows = []
+    path = RESULTS / "stability.json"
+    earlier = json.loads(path.read_text())["runs"] if path.is_file() else []
+    rows = [row for row in earlier if row["model"] not in options.families]
     for name, compute, seed in itertools.product(options.families, COMPUTE, SEEDS):
         rows.append(one(scratch, data, name, compute, seed))
         print(json.dumps(rows[-1]), flush=True)
@@ -118,8 +118,7 @@ def main() -> None:
         "images": IMAGES,
         "device": str(jax.devices()[0].device_kind),
     }
-    families = " ".join(options.families)
-    save("stability", found, command=f"python -m experiments.rows.stability --families {families}")
+    save("stability", found, command="python -m experiments.rows.stability")
 
 
 if __name__ == "__main__":

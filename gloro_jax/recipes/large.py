@@ -1,7 +1,7 @@
 """CIFAR-100, Tiny-ImageNet and ImageNet, as the papers' authors trained there; for accelerators.
 
-None of these was trained by us: the figures are the papers'. `--dry-run` compiles each for the
-devices that one has, or thinks of renting.
+Of these only `cifar100_liresnet_small`, a network of ours, was trained by us; the other figures are
+the papers'. `--dry-run` compiles each for the devices that one has, or thinks of renting.
 """
 
 import dataclasses

@@ -52,7 +52,7 @@ def smooth_minmax(
         pairing: as for `minmax`.
 
     Raises:
-        ValueError: if the number of channels is odd, or `softness` is not positive.
+        ValueError: if the number of channels is odd, or `softness` is not in [1e-15, 1e15].
     """
     _check_softness(softness)
     a, b = pairs(x, pairing)
@@ -70,7 +70,7 @@ def smooth_abs(x: Float[Array, "*shape"], *, softness: float = 0.1) -> Float[Arr
         softness: c > 0, in the units of x.
 
     Raises:
-        ValueError: if `softness` is not positive.
+        ValueError: if `softness` is not in [1e-15, 1e15].
     """
     _check_softness(softness)
     return jnp.sqrt(jnp.square(x) + softness**2) - softness
@@ -100,3 +100,7 @@ def unpair(first: Array, second: Array, pairing: Pairing) -> Array:
 def _check_softness(softness: float) -> None:
     if not softness > 0:
         raise ValueError(f"softness must be positive, got {softness}; 0 is minmax or abs.")
+    if not 1e-15 <= softness <= 1e15:
+        raise ValueError(
+            f"softness is between 1e-15 and 1e15, so that its square is a float32; got {softness}."
+        )

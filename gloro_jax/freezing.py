@@ -45,7 +45,7 @@ def freeze(
     variables: Any,
     *,
     input_shape: tuple[int, ...],
-    on_progress: Callable[[int], None] = lambda norms: None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> FrozenNet:
     """Computes guaranteed bounds for a trained network at one image size.
 
@@ -86,7 +86,7 @@ def freeze(
     operators = _collect(net, jax.tree.map(narrow, variables), shape)
     executed, count = flushed(operators)
     # Rounded before they are composed, so that a file's K can be composed again from its norms.
-    bounded = _bounded(executed, on_progress)
+    bounded = _bounded(executed, on_progress or (lambda norms: None))
     tree = jax.tree.map(_in_float32, bounded, is_leaf=is_bounded)
     frozen = assemble(net, tree, input_shape=shape, flushed=count)
     about: Any = {"lipschitz": frozen.lipschitz, "shape": shape}

@@ -1,6 +1,7 @@
 """GloroNet: a body that carries its Lipschitz bound, a linear head, and nothing lost on the way."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -69,6 +70,9 @@ class GloroNet(nn.Module):
             raise TypeError(f"num_classes is an integer, got {self.num_classes!r}.") from None
         if classes < 2:
             raise ValueError(f"A classifier has at least 2 classes, got {self.num_classes!r}.")
+        for name in ("is_head_normalized", "is_trained_on_views"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TypeError(f"{name} is True or False, got {value!r}.")
         parse(self.views)
         super().__post_init__()
 
@@ -158,6 +162,10 @@ class GloroNet(nn.Module):
                 f"A GloroNet takes a floating-point array, got {dtype or type(x).__name__}. "
                 "Images of type uint8: x.astype('float32') / 255."
             )
+        if np.ndim(x) < 2:
+            raise ValueError(
+                f"A GloroNet takes a batch of inputs, (batch, ...); got shape {np.shape(x)}."
+            )
 
 
 def checked_shape(input_shape: Any) -> tuple[int, ...]:
@@ -191,8 +199,14 @@ def init_spectral(net: GloroNet, variables: Any, *, key: Any, input_shape: tuple
         The collections with a new "spectral".
 
     Raises:
+        TypeError: if `variables` is no dictionary of collections.
         ValueError: if `input_shape` is not the shape of one image.
     """
+    if not isinstance(variables, Mapping):
+        raise TypeError(
+            "variables is the dictionary of collections that net.init returned, "
+            f"{{'params': ...}}; got {type(variables).__name__}."
+        )
     kept = {name: tree for name, tree in variables.items() if name != "spectral"}
     example = jnp.zeros((1, *checked_shape(input_shape)), jnp.float32)
 

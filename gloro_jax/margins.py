@@ -124,6 +124,7 @@ def scores(logits: GloroLogits) -> Float[Array, "*batch m"]:
 
     Raises:
         TypeError: if these are plain scores, which carry no bound, or no floating-point numbers.
+        ValueError: if there are not two classes.
     """
     if not isinstance(logits, GloroLogits):
         raise TypeError(
@@ -139,6 +140,11 @@ def scores(logits: GloroLogits) -> Float[Array, "*batch m"]:
                 f"{dtype or type(getattr(logits, name)).__name__}: jnp.asarray(..., jnp.float32), "
                 "head_distances rounded up."
             )
+    if np.ndim(logits.values) < 1 or logits.values.shape[-1] < 2:
+        raise ValueError(
+            "values of GloroLogits are scores (..., m) of at least 2 classes, got shape "
+            f"{np.shape(logits.values)}."
+        )
     return logits.values
 
 

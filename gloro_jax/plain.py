@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import numbers
 import types
 import typing
 from fractions import Fraction
@@ -29,6 +30,11 @@ def as_array(value: Any, *, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} is no array of numbers: its rows may differ in length, got {str(value)[:60]}."
         ) from None
+
+
+def unwritable(array: np.ndarray) -> np.ndarray:
+    """A copy of an array whose memory cannot be made writable again (`setflags`): it is bytes."""
+    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape) if array.size else array
 
 
 def from_plain(cls: Any, plain: Any, *, where: str = "config") -> Any:
@@ -90,6 +96,34 @@ def _settled_number(name: str, kind: type, value: Any) -> int | float:
         return kind(value)
     except OverflowError:
         raise ValueError(f"{name} is larger than any float.") from None
+
+
+def check_fields(module: Any) -> None:
+    """Looks at those fields of a layer whose annotation is a kind of number or a choice of words.
+
+    Raises:
+        TypeError: if one is of another kind.
+        ValueError: if a word is none of the choices, or a number of features or groups is below 1.
+    """
+    what = type(module).__name__
+    for field in dataclasses.fields(module):
+        kind, name, value = field.type, field.name, getattr(module, field.name)
+        if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
+            raise ValueError(f"{name} of {what} is one of {list(choices)}, got {value!r}.")
+        wanted = _KINDS.get(kind) if isinstance(kind, type) else None
+        if wanted and (
+            not isinstance(value, wanted[0]) or (isinstance(value, bool) > (kind is bool))
+        ):
+            raise TypeError(f"{name} of {what} is {wanted[1]}, got {value!r}.")
+        if name in ("features", "groups") and kind is int and value < 1:
+            raise ValueError(f"{name} of {what} is at least 1, got {value}.")
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+}
 
 
 def number(text: Any) -> float:

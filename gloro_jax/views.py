@@ -36,7 +36,8 @@ def parse(views: Sequence[str]) -> tuple[View, ...]:
         TypeError: if `views` is no sequence of text.
         ValueError: if one of them is not a view, or is there twice.
     """
-    if isinstance(views, str) or not all(isinstance(view, str) for view in views):
+    is_sequence = isinstance(views, Sequence) and not isinstance(views, str)
+    if not is_sequence or not all(isinstance(view, str) for view in views):
         raise TypeError(f"views is a sequence of text, ('identity', 'mirror'); got {views!r}.")
     moves = [[_move(word, view) for word in view.split("+")] for view in views]
     found = tuple(tuple(move for move in several if move) for several in moves)

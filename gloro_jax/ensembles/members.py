@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gloro_jax.frozen_net import FrozenNet
-from gloro_jax.plain import as_array
+from gloro_jax.plain import as_array, unwritable
 from gloro_jax.platforms import holds_traced
 
 Member = FrozenNet | Callable[[Any], Any]
@@ -156,8 +156,7 @@ def check_weights(weights: Any, count: int, *, what: str) -> np.ndarray:
             f"Weights of {what} are finite, at least 0 and not all 0, got {found.tolist()}. A "
             "member that should not count has weight 0."
         )
-    found.setflags(write=False)
-    return found
+    return unwritable(found)
 
 
 def as_integers(weights: np.ndarray) -> np.ndarray:

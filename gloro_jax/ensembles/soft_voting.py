@@ -21,6 +21,7 @@ from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import float32_up, is_finite, plus_up, times_up
 from gloro_jax.logits import GloroLogits
 from gloro_jax.margins import as_epsilon, certified_radius, certified_slack
+from gloro_jax.plain import unwritable
 from gloro_jax.platforms import jit
 
 
@@ -52,8 +53,7 @@ class SoftVoting(Ensemble):
         shares = (shares / shares.sum()).astype(np.float32)
         object.__setattr__(self, "members", found)
         shares[shares < np.finfo(np.float32).tiny] = 0
-        shares.setflags(write=False)
-        object.__setattr__(self, "weights", shares)
+        object.__setattr__(self, "weights", unwritable(shares))
 
     @functools.cached_property
     def constants(self) -> np.ndarray:
@@ -65,9 +65,7 @@ class SoftVoting(Ensemble):
             for i, j in np.ndindex(m, m):
                 own = times_up(float(weight), times_up(member.lipschitz, float(apart[i, j])))
                 total[i, j] = plus_up(float(total[i, j]), own)
-        found = np.vectorize(float32_up, otypes=[np.float32])(total)
-        found.setflags(write=False)
-        return found
+        return unwritable(np.vectorize(float32_up, otypes=[np.float32])(total))
 
     def __call__(self, x: Any) -> GloroLogits:
         """Mean scores (..., m) with guaranteed bounds, for images (..., H, W, C)."""

@@ -8,7 +8,7 @@ import dataclasses
 import numbers
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -179,8 +179,11 @@ def parse(text: str) -> Guarantee | None:
     """A guarantee from words: "strict" (None), "top-5", "[0][1,2,3]", "cifar100-superclasses".
 
     Raises:
+        TypeError: if it is no text.
         ValueError: if it is none of these.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"A guarantee in words is text, 'top-5' for example; got {text!r}.")
     words = text.strip()
     if words == "strict":
         return None
@@ -209,6 +212,14 @@ def check_guarantee(guarantee: Any, num_classes: int, *, is_covering: bool = Fal
         raise TypeError(
             f"A guarantee of one's own is a frozen dataclass, and {type(guarantee).__name__} is "
             "none: what is compiled for one must not change with its fields."
+        )
+    if hidden := [
+        f.name for f in dataclasses.fields(cast(Any, guarantee)) if not f.compare or f.hash is False
+    ]:
+        raise TypeError(
+            f"Fields of {type(guarantee).__name__} are left out of its comparison: {hidden}. A "
+            "program compiled for one value of them would answer for another: leave out compare="
+            "False and hash=False."
         )
     guarantee.check(num_classes, is_covering=is_covering)
 

@@ -20,6 +20,7 @@ from gloro_jax.lipschitz.bounded import Bounded, Kind
 from gloro_jax.lipschitz.norms import Estimate, UpperBound, random_direction
 from gloro_jax.lipschitz.operators import WeightedMap
 from gloro_jax.lipschitz.steps import Step
+from gloro_jax.plain import check_fields
 from gloro_jax.pytrees import pytree_dataclass
 
 
@@ -80,6 +81,11 @@ class LipschitzLayer(nn.Module, metaclass=abc.ABCMeta):
     training, freezing and certification from here. The library trusts constants and operators;
     `gloro_jax.testing.check_lipschitz` tests them.
     """
+
+    def __post_init__(self) -> None:
+        if type(self).__module__.startswith("gloro_jax."):
+            check_fields(self)
+        super().__post_init__()
 
     @abc.abstractmethod
     def __call__(self, x: Bounded) -> Bounded:

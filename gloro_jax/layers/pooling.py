@@ -155,14 +155,21 @@ class Normalize(LipschitzLayer):
 
     def __post_init__(self) -> None:
         # Copies, which nobody can change after the network was frozen.
-        self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
+        try:
+            self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
+        except TypeError as error:
+            raise TypeError(
+                "Normalize takes tuples of one mean and one std per channel, (0.5,) for one "
+                f"channel; got mean={self.mean!r}, std={self.std!r}."
+            ) from error
         super().__post_init__()
 
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer.
 
         Raises:
-            ValueError: if the numbers do not match the channels, or a std is not positive.
+            ValueError: if the numbers do not match the channels, or a std is not positive, or
+                1 / std is no normal float32.
         """
         check_bounded(x, self)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -173,7 +180,13 @@ class Normalize(LipschitzLayer):
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
             raise ValueError(f"Normalize needs finite means and positive stds, got std={self.std}.")
-        factor = 1 / std
+        with np.errstate(over="ignore"):
+            factor = 1 / std
+        if not (np.isfinite(factor) & (factor >= np.finfo(np.float32).tiny)).all():
+            raise ValueError(
+                "Normalize multiplies by 1 / std, which float32 programs take for 0 below 1.2e-38, "
+                f"and which must be finite; got std={self.std}. Scale such images beforehand."
+            )
         lead = (1,) * (len(x.shape) - 1)
 
         def standardise(v: jax.Array) -> jax.Array:

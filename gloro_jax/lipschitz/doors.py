@@ -5,6 +5,7 @@ named `jax.jit`. In the traced program each of them is then one equation with a 
 `gloro_jax.program` refuses every other equation that reads an activation or its bound.
 """
 
+import contextlib
 import dataclasses
 import math
 import uuid
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from gloro_jax.lipschitz.purity import impurity, inner_jaxprs
 from gloro_jax.lipschitz.rounding import is_finite
 from gloro_jax.lipschitz.steps import Step
 
@@ -24,15 +26,6 @@ from gloro_jax.lipschitz.steps import Step
 Parts = tuple[Any, Any, Any]
 
 NAME = "gloro_jax_door_"
-_IMPURE = {
-    "pure_callback": "calls back to Python while it runs",
-    "io_callback": "calls back to Python while it runs",
-    "buffer_callback": "calls back to Python while it runs",
-    "rng_bit_generator": "draws numbers that hang on the place of an example in its batch",
-    "rng_uniform": "draws other random numbers at every call",
-    "custom_vmap_call": "has a rule of its own for batches, which may do anything else",
-}
-
 ANOTHER_ACTIVATION = (
     "the function given to Bounded.apply reads another activation of the network, which it kept "
     "or took from elsewhere. Its Lipschitz constant speaks of its argument alone, so no constant "
@@ -74,18 +67,37 @@ def _is_from_here(fn: Any) -> bool:
 class Doors:
     """The doors of one forward pass, in the order in which they were traced.
 
-    Attributes:
-        passages: of each door; its equation is called `name` and the place in this list.
-        name: like that of no other pass.
-        layer: the path and the class of the layer that is being traced, which whoever traces sets.
-        kind: that class.
-        is_ours: whether it is one of this library.
+    Layers can reach this object, as `x.doors`: what they could change of it is private.
     """
 
     def __init__(self) -> None:
-        self.passages: list[Passage] = []
-        self.name = f"{NAME}{uuid.uuid4().hex}_"
-        self.layer, self.kind, self.is_ours = "the body", "body", False
+        self._passages: list[Passage] = []
+        self._name = f"{NAME}{uuid.uuid4().hex}_"
+        self._place = "the body", "body", False
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """Of each door; its equation is called `name` and the place in this tuple."""
+        return tuple(self._passages)
+
+    @property
+    def name(self) -> str:
+        """Like that of no other pass."""
+        return self._name
+
+    @property
+    def layer(self) -> str:
+        """The path and the class of the layer that is being traced."""
+        return self._place[0]
+
+    @contextlib.contextmanager
+    def _inside(self, layer: str, kind: str, *, is_ours: bool) -> Iterator[None]:
+        """What is traced meanwhile belongs to a layer, whose class is `kind`."""
+        before, self._place = self._place, (layer, kind, is_ours)
+        try:
+            yield
+        finally:
+            self._place = before
 
     def pass_through(
         self,
@@ -114,10 +126,11 @@ class Doors:
         self._check_pure(traced, out)
         traced = copied(traced)
         known = constant if isinstance(constant, float) else None
-        is_ours = self.is_ours and _is_from_here(fn)
+        layer, kind, is_ours = self._place
+        is_ours = is_ours and _is_from_here(fn)
         shapes, count = tuple(tuple(v.shape) for v in values), 1 + len(traced.consts)
-        told = self.layer, self.kind, step, known
-        self.passages.append(Passage(*told, shapes, tuple(out.shape), count, is_ours))
+        told = layer, kind, step, known
+        self._passages.append(Passage(*told, shapes, tuple(out.shape), count, is_ours))
 
         def door(values: Any, bounds: Any, seals: Any, factor: Any, captured: Any) -> Parts:
             run = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(traced.jaxpr, captured))
@@ -129,7 +142,7 @@ class Doors:
                 seal = seal * jnp.where(is_finite(value).all(), jnp.float32(1), jnp.nan)
             return value, sum(bounds) * factor, seal
 
-        door.__name__ = f"{self.name}{len(self.passages) - 1}"
+        door.__name__ = f"{self._name}{len(self._passages) - 1}"
         factor = jnp.float32(1) if known is not None else constant
         return jax.jit(door)(values, bounds, seals, factor, traced.consts)
 
@@ -151,33 +164,6 @@ class Doors:
                 f"{what} returns {out.dtype}. A frozen network is bounded in float32, and what "
                 "runs in another type is another network: return v.astype(jnp.float32)."
             )
-
-
-def impurity(jaxpr: Any) -> str:
-    """Why a program is no function of its inputs, in words; empty if it is one."""
-    for reason in _impurities(jaxpr):
-        return reason
-    return ""
-
-
-def _impurities(jaxpr: Any) -> Iterator[str]:
-    atoms = [*jaxpr.constvars, *jaxpr.invars]
-    for equation in jaxpr.eqns:
-        atoms += [*equation.invars, *equation.outvars]
-    if any("Ref" in type(atom.aval).__name__ for atom in atoms):
-        yield "reads or writes a mutable array (a Ref)"
-    if any("rbg" in str(getattr(atom.aval, "dtype", "")) for atom in atoms):
-        yield (
-            "draws with a key of rbg, whose numbers hang on the place of an example in its batch: "
-            "take jax.random.key(seed, impl='threefry2x32')"
-        )
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name in _IMPURE:
-            yield f"{_IMPURE[name]} ({name})"
-        if name != "pallas_call":  # whose kernels are written with Refs
-            for inner in inner_jaxprs(equation.params):
-                yield from _impurities(inner)
 
 
 def copied(closed: Any, change: Callable[[Any], Any] = lambda equation: equation) -> Any:
@@ -246,13 +232,3 @@ def check_output(out: Any, shape: tuple[Any, ...]) -> None:
             f"The function given to Bounded.apply must keep the batch axis of {tuple(shape)}, but "
             f"returned shape {tuple(out.shape)}."
         )
-
-
-def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
-    """The programs inside an equation."""
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, jax.extend.core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, jax.extend.core.Jaxpr):
-                yield item

@@ -22,9 +22,11 @@ import numpy as np
 
 from gloro_jax import views
 from gloro_jax.gloro import GloroNet, run_watched
-from gloro_jax.lipschitz.doors import Doors, copied, impurity
+from gloro_jax.lipschitz.doors import Doors, copied
+from gloro_jax.lipschitz.purity import impurity
 from gloro_jax.lipschitz.rounding import float32_up
 from gloro_jax.lipschitz.steps import Step, Steps
+from gloro_jax.program.origin import is_of_this_library
 from gloro_jax.program.same import are_equal, is_same
 from gloro_jax.program.settle import folded, without_numbers
 from gloro_jax.program.walk import Walk
@@ -210,14 +212,10 @@ def _named(doors: Doors) -> Callable[..., Any]:
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
-        before, module = (doors.layer, doors.kind, doors.is_ours), context.module
-        doors.kind = type(module).__name__
-        doors.is_ours = type(module).__module__.startswith("gloro_jax.")
-        doors.layer = f"{'/'.join(module.path)} ({doors.kind})"
-        try:
+        module = context.module
+        kind, is_ours = type(module).__name__, is_of_this_library(type(module))
+        with doors._inside(f"{'/'.join(module.path)} ({kind})", kind, is_ours=is_ours):
             return call(*args, **kwargs)
-        finally:
-            doors.layer, doors.kind, doors.is_ours = before
 
     return intercept
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from gloro_jax.certification import Certificate, certify
 from gloro_jax.frozen_net import FrozenNet
+from gloro_jax.lipschitz.rounding import times_up
 from gloro_jax.logits import GloroLogits
 from gloro_jax.margins import as_epsilon
 from gloro_jax.platforms import is_tracing, jit
@@ -29,6 +30,8 @@ from gloro_jax.repair.words import Property
 
 _LARGEST_TABLE = 2**28
 _FAR = 2**30
+_TINY = float(np.finfo(np.float32).tiny)
+_LARGEST_SCORE = 1e37  # a tenth of the way to infinity, and below the steps between repaired scores
 
 
 class Repaired(NamedTuple):
@@ -140,12 +143,15 @@ class Repair:
         """
         if is_tracing(x, epsilon):
             raise TypeError("Repair.certify looks at inputs on the host: call it outside jit.")
-        found, after = certify(frozen, x, epsilon=epsilon), self(x, frozen(x).values)
+        found, values = certify(frozen, x, epsilon=epsilon), frozen(x).values
+        after = self(x, values)
         own, flat = np.asarray(found.prediction), np.asarray(x)
         flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         speaks = np.asarray(_speaking(jnp.asarray(flat), jnp.asarray(own), repair=self))
         reach = [one.when.distance(flat) for one in self.properties]
-        reach = np.min(reach, axis=0) if reach else np.full(len(flat), np.inf)
+        # Programs take features and bounds below the smallest normal float32 for 0.
+        reach = [np.maximum(far - 4 * flat.shape[1] * _TINY, 0.0) for far in reach]
+        reach = np.min([*reach, _room(frozen, np.asarray(values))], axis=0)
         cases = list(zip(map(tuple, speaks.T.tolist()), own.tolist(), strict=True))
         keeps = {case: self._keeps(*case) for case in set(cases)}
         is_kept = jnp.array([keeps[case] for case in cases], bool)
@@ -202,6 +208,14 @@ def first_acyclic(choices: Sequence[Sequence[frozenset[Pair]]]) -> frozenset[Pai
         if not cycle_in(union):
             return union
     return None
+
+
+def _room(frozen: FrozenNet, values: np.ndarray) -> np.ndarray:
+    """How far inputs (n,) may move while no score gets so large that handing out overflows."""
+    slope = times_up(frozen.lipschitz, float(np.linalg.norm(frozen.head().head.kernel)) * 1.001)
+    largest = np.abs(values.astype(np.float64)).max(axis=1)
+    left = np.where(largest < _LARGEST_SCORE, _LARGEST_SCORE - largest, 0.0)  # 0 of NaN
+    return left / max(slope, 1e-30)
 
 
 def _speaks(x: Any, own: Any, repair: Repair) -> Any:

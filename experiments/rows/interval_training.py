@@ -43,7 +43,7 @@ def look_at(name: str, run: Path) -> dict[str, Any]:
     radius = recipe.training.epsilon
     x = np.asarray(test.images).astype(np.float32) / 255
     labels = np.asarray(test.labels).astype(np.int64)
-    report = gj.evaluation.verified_robust_accuracy(frozen, [(x, labels)], epsilon=0.0)
+    report = gj.evaluation.verified_robust_accuracy(frozen, [(x, labels)], epsilon=radius)
     is_right = report.is_correct[:FEW]
     few = x[:FEW][is_right], labels[:FEW][is_right]
     won = attacked(frozen, *few, norm="linf", radius=radius, box=BOX)

@@ -67,13 +67,18 @@ class Face(nn.Module):
         return x.apply(fn, lipschitz=self.lipschitz)
 
 
-Disguised = type("Face", (Face,), {"__module__": "gloro_jax.layers.pooling", "__annotations__": {}})
+class Disguised(nn.Module):
+    def __call__(self, x):
+        return two_faced(x)
+
+
+Disguised.__module__ = "gloro_jax.layers.pooling"
 
 TWO_FACED = {
     "a function as body": lambda: two_faced,
     "a function among layers": lambda: nn.Sequential([two_faced]),
     "a module": lambda: Face(lambda v: -v),
-    "a module by another's name": lambda: Disguised(lambda v: -v),
+    "a module by another's name": lambda: Disguised(),
     "beyond a kink": lambda: Face(lambda v: jnp.where(v > 1.2, 2.4 - v, v)),
     "numbers where there were none": lambda: nn.Sequential([Own(root), Face(jnp.nan_to_num)]),
     "a generous constant": lambda: Face(lambda v: -v, lipschitz=3e6),

@@ -203,6 +203,24 @@ CASES = {
         ".init(jax.random.key(0), x, norms=norms)": ("TypeError", "Use the layer itself"),
     "gj.GloroNet(nn.Sequential([layers.Flatten(), nn.SpectralNorm(layers.Dense(4))]), 3)"
         ".init(jax.random.key(0), x, norms=norms)": ("TypeError", "Use the layer itself"),
+    "gj.evaluation.verified_robust_accuracy(frozen, None, epsilon=0.1)":
+        ("ValueError", "for one pair: [(images, labels)]"),
+    "gj.export.write(frozen, out='nowhere', epsilon=0.1, about=[1])": ("TypeError", "dictionary"),
+    "layers.Dense(2.0)": ("TypeError", "features of Dense is a whole number, got 2.0"),
+    "layers.Dense(0)": ("ValueError", "features of Dense is at least 1, got 0"),
+    "layers.Conv(2, 3, groups=0)": ("ValueError", "groups of Conv is at least 1"),
+    "layers.Scale(initial='1')": ("TypeError", "initial of Scale is a number"),
+    "layers.MinMax(pairing='x')": ("ValueError", "['halves', 'adjacent']"),
+    "layers.Dense(2, use_bias='no')": ("TypeError", "True or False"),
+    "layers.Normalize(0.5, 0.5)": ("TypeError", "(0.5,) for one channel"),
+    "gj.GloroNet(layers.Flatten(), 2, views=5)": ("TypeError", "sequence of text"),
+    "gj.GloroNet(layers.Flatten(), 2, is_head_normalized='no')": ("TypeError", "True or False"),
+    "net.init(jax.random.key(0), np.float32(1), norms=norms)": ("ValueError", "a batch of inputs"),
+    "gj.init_spectral(net, None, key=jax.random.key(0), input_shape=(6, 6, 2))":
+        ("TypeError", "dictionary of collections"),
+    "gj.certified_radius(gj.GloroLogits(jnp.float32(1), gj.UpperBound(1.0), jnp.ones((2, 2))))":
+        ("ValueError", "at least 2 classes"),
+    "gj.guarantees.parse(None)": ("TypeError", "'top-5'"),
     "gj.certfy": ("AttributeError", "no attribute 'certfy'"),
 }  # fmt: skip
 

@@ -154,8 +154,9 @@ def check_reach(
 
 
 def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple[Any, Any]]:
-    for pair in batches:
-        if len(pair) != 2:
+    is_one_pair = isinstance(batches, tuple) and any(hasattr(part, "shape") for part in batches)
+    for pair in batches if isinstance(batches, Iterable) and not is_one_pair else [()]:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(
                 "batches is a list of (images, labels) pairs; for one pair: [(images, labels)]."
             )

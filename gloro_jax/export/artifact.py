@@ -104,11 +104,13 @@ def write(
 
     Raises:
         FileExistsError: if `out` exists.
-        TypeError: if `frozen` is not a FrozenNet.
+        TypeError: if `frozen` is not a FrozenNet, or `about` no dictionary.
         ValueError: if its digest does not match, or the program disagrees with `gj.certify`.
     """
     if not isinstance(frozen, FrozenNet):
         raise TypeError(f"export takes a FrozenNet, got {type(frozen).__name__}: gj.freeze first.")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about is a dictionary of lines by title, got {type(about).__name__}.")
     frozen.check_digest()
     folder = local(out)
     if folder.exists():

@@ -132,7 +132,8 @@ class Smoothing(Verifier):
         share = lower_share(count, self.n, alpha=self.alpha)
         if share <= 0.5:
             return ABSTAIN, 0.0
-        return likely, float(self.sigma * scipy.stats.norm.ppf(share) * _DOWN)
+        drawn = min(float(self.sigma), float(np.float32(self.sigma)))  # noise is float32
+        return likely, float(drawn * scipy.stats.norm.ppf(share) * _DOWN)
 
     def _counts(self, frozen: FrozenNet, image: np.ndarray, key: Any, n: int) -> np.ndarray:
         counts = np.zeros(frozen.net.num_classes, np.int64)

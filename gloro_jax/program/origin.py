@@ -22,12 +22,12 @@ def is_of_this_library(kind: type) -> bool:
 
 
 def is_known_through(module: Any) -> bool:
-    """Whether a module and all modules in its fields are this library's, or nn.Sequential.
+    """Whether a module, or a config, and all in its fields are this library's, or nn.Sequential.
 
     Functions, and objects of other kinds, are not known: they may do anything.
     """
-    if isinstance(module, nn.Module):
-        kind = type(module)
+    kind = type(module)
+    if dataclasses.is_dataclass(kind):
         names = {f.name for f in dataclasses.fields(module) if f.name != "parent"}
         # Initialisers make weights, which are there already.
         fields = [getattr(module, name) for name in names if not name.endswith("_init")]

@@ -18,6 +18,8 @@ from gloro_jax.ensembles import SoftVoting
 from gloro_jax.guarantees import Affinity, TopK
 from gloro_jax.guarantees.kinds import Guarantee, check_guarantee
 from gloro_jax.layers import LipschitzLayer
+from gloro_jax.program.origin import is_known_through
+from gloro_jax.recipes import RECIPES
 
 NORMS = gj.PowerIteration(steps=1)
 HEAD = {"head_kernel": np.eye(2, dtype=np.float32), "head_bias": np.zeros(2, np.float32)}
@@ -101,6 +103,13 @@ def test_code_that_looks_at_the_size_of_the_batch_is_seen_at_more_sizes_than_thr
 
     with pytest.raises(ValueError, match="the size of the batch"):
         frozen_with(by_size)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_library_s_own_networks_are_known_and_not_compared(name):
+    model = RECIPES[name]().model
+    assert is_known_through(model.build())
+    assert not is_known_through(gj.GloroNet(nn.Sequential([model.build().body, two_faced]), 2))
 
 
 @pytest.mark.parametrize("body", [

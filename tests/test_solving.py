@@ -70,11 +70,11 @@ def test_the_exponential_of_a_stack_of_skew_matrices_is_a_stack_of_rotations():
 
 
 def test_networks_initialised_under_vmap_are_those_of_each_key():
-    body = nn.Sequential([layers.ChannelMix(), layers.Dense(3)])
+    body = nn.Sequential([layers.ChannelMix(), layers.Flatten(), layers.Dense(3)])
     net, keys = gj.GloroNet(body, 2), jax.random.split(jax.random.key(0), 3)
 
     def params(key):
-        return net.init(key, jnp.zeros((1, 4)), norms=gj.PowerIteration(steps=1))["params"]
+        return net.init(key, jnp.zeros((1, 2, 2, 4)), norms=gj.PowerIteration(steps=1))["params"]
 
     together, alone = jax.vmap(params)(keys), params(keys[1])
     for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):

@@ -65,8 +65,8 @@ def mnist_ibp() -> Recipe:
 def mnist_crown_ibp() -> Recipe:
     """MNIST, linf 0.1, as mnist_ibp, with lines through interval bounds (CROWN-IBP).
 
-    Zhang, Chen, Xiao, Gowal, Stanforth, Li, Boning, Hsieh, ICLR 2020; small, and for an accelerator:
-    about three hours on 2 CPU cores. Not trained whole by us.
+    Zhang, Chen, Xiao, Gowal, Stanforth, Li, Boning, Hsieh, ICLR 2020; small. Hours on 2 CPU
+    cores, where it is for an accelerator; not trained whole by us.
     """
     recipe = mnist_ibp()
     return dataclasses.replace(

@@ -111,9 +111,8 @@ def check_fields(module: Any) -> None:
         if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
             raise ValueError(f"{name} of {what} is one of {list(choices)}, got {value!r}.")
         wanted = _KINDS.get(kind) if isinstance(kind, type) else None
-        if wanted and (
-            not isinstance(value, wanted[0]) or (isinstance(value, bool) > (kind is bool))
-        ):
+        is_stray = isinstance(value, bool) and kind is not bool  # Python counts it as a number
+        if wanted and (is_stray or not isinstance(value, wanted[0])):
             raise TypeError(f"{name} of {what} is {wanted[1]}, got {value!r}.")
         if name in ("features", "groups") and kind is int and value < 1:
             raise ValueError(f"{name} of {what} is at least 1, got {value}.")

@@ -63,14 +63,11 @@ setup)
     on_workers all "mkdir -p gloro-jax && tar -xzf gloro-jax.tar.gz -C gloro-jax && \
 python3 -m venv gloro-jax/.venv && gloro-jax/.venv/bin/pip install -q -e 'gloro-jax[tpu,gcs]'"
     ;;
-launch)
+launch | train)
     [ $# -ge 1 ] || { usage >&2; exit 2; }
-    on_workers all "cd gloro-jax && nohup .venv/bin/gloro-jax train $(quoted "$@")--resume \
-> train.log 2>&1 < /dev/null &"
-    ;;
-train)
-    [ $# -ge 1 ] || { usage >&2; exit 2; }
-    on_workers all "cd gloro-jax && .venv/bin/gloro-jax train $(quoted "$@")--resume"
+    training=".venv/bin/gloro-jax train $(quoted "$@")--resume"
+    [ "$action" = train ] || training="nohup $training > train.log 2>&1 < /dev/null &"
+    on_workers all "cd gloro-jax && $training"
     ;;
 follow) on_workers 0 "tail -n 50 -f gloro-jax/train.log" ;;
 fetch)

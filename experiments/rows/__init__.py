@@ -2,10 +2,18 @@
 
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
+
+
+def others(name: str, *, key: str, field: str, named: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows under `key` of a file that is there, but for those whose `field` is named."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text())[key] if path.is_file() else []
+    return [row for row in rows if row[field] not in named]
 
 
 def save(name: str, row: dict[str, Any], *, command: str) -> None:

@@ -10,14 +10,13 @@ XLA:CPU; the set "mnist" must have been prepared: docs/data.md)
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gloro_jax as gj
-from experiments.rows import RESULTS, save
+from experiments.rows import others, save
 from experiments.rows.recipes import trained
 from experiments.rows.verified import STEPS, attacked
 from gloro_jax import verifiers
@@ -72,9 +71,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=NAMES)
     parser.add_argument("--runs", type=Path, required=True, help="folder of run folders")
     options = parser.parse_args()
-    path = RESULTS / "interval_training.json"
-    earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
-    rows = [row for row in earlier if row["network"] not in options.names]
+    rows = others("interval_training", key="rows", field="network", named=options.names)
     for name in options.names:
         rows.append(look_at(name, options.runs / name))
         print(rows[-1], flush=True)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import gloro_jax as gj
-from experiments.rows import RESULTS, save
+from experiments.rows import others, save
 from gloro_jax import layers
 from gloro_jax.data import Augmentation, Dataset, Split
 from gloro_jax.models import ChordLiResNet, LipNext, LiResNet
@@ -106,9 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     scratch = options.scratch
     data = part_of(gj.data.open_data(gj.data.DataConfig("cifar10", validation=0.05)))
-    path = RESULTS / "stability.json"
-    earlier = json.loads(path.read_text())["runs"] if path.is_file() else []
-    rows = [row for row in earlier if row["model"] not in options.families]
+    rows = others("stability", key="runs", field="model", named=options.families)
     for name, compute, seed in itertools.product(options.families, COMPUTE, SEEDS):
         rows.append(one(scratch, data, name, compute, seed))
         print(json.dumps(rows[-1]), flush=True)

@@ -153,13 +153,16 @@ def check_reach(
         )
 
 
+_NO_PAIRS = "batches is a list of (images, labels) pairs; for one pair: [(images, labels)]."
+
+
 def _checked(batches: Iterable[tuple[Any, Any]], classes: int) -> Iterable[tuple[Any, Any]]:
     is_one_pair = isinstance(batches, tuple) and any(hasattr(part, "shape") for part in batches)
-    for pair in batches if isinstance(batches, Iterable) and not is_one_pair else [()]:
+    if is_one_pair or not isinstance(batches, Iterable):
+        raise ValueError(_NO_PAIRS)
+    for pair in batches:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(
-                "batches is a list of (images, labels) pairs; for one pair: [(images, labels)]."
-            )
+            raise ValueError(_NO_PAIRS)
         images, labels = pair
         labels = np.asarray(labels)
         if not isinstance(images, Pictures):  # photographs on disk are decoded batch by batch

@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import store
+from gloro_jax.data import store, workers
+from gloro_jax.data.decoding import decoder, digest, with_shorter_side
 from gloro_jax.data.folders import listed
 from gloro_jax.data.imagenet import Listed, Member
 from gloro_jax.data.images import flat, look
-from gloro_jax.data.pictures import Pictures, decoder, digest, with_shorter_side
+from gloro_jax.data.pictures import Pictures
 from gloro_jax.paths import locked
 
 _PER_SHARD = 2000
@@ -155,21 +156,15 @@ def _begin(place: Path, shards: list[Shard]) -> None:
 def _write_all(
     place: Path, shards: list[Shard], on_progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
-    import joblib
-
     total, done = sum(len(shard.files) for shard in shards), 0
     told: dict[str, dict[str, Any]] = {}
-    # Threads: decoding, resizing and encoding give the interpreter's lock back.
-    with concurrent.futures.ThreadPoolExecutor(joblib.cpu_count()) as pool:
+    with workers.pool() as pool:
         names = {pool.submit(_write_shard, place, shard): shard for shard in shards}
-        try:
-            for future in concurrent.futures.as_completed(names):
-                told[names[future].name] = future.result()
-                done += len(names[future].files)
+        with workers.tasks(names) as tasks:
+            for task in concurrent.futures.as_completed(tasks):
+                told[names[task].name] = task.result()
+                done += len(names[task].files)
                 on_progress(done, total)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
     return [told[shard.name] for shard in shards]
 
 

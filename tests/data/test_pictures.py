@@ -1,7 +1,6 @@
 """Photographs read from disk: the same pixels and batches as if memory held them."""
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -13,7 +12,8 @@ pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 import gloro_jax as gj
 from gloro_jax.data import DataConfig, open_data, prepare, shards, store, training_batches
-from gloro_jax.data.pictures import Pictures, random_box
+from gloro_jax.data.decoding import random_box
+from gloro_jax.data.pictures import Pictures
 from gloro_jax.data.sources import open_test_split
 
 SIDE, SIZE = 24, 21
@@ -278,8 +278,3 @@ def test_random_parts_are_for_photographs_on_disk(tmp_path):
         gj.training.fit(model, data, config, run=tmp_path / "run")
     with pytest.raises(ValueError, match="share above 0"):
         gj.data.Augmentation(area=0.0)
-
-
-def test_a_damaged_record_is_named(opened):
-    with pytest.raises(ValueError, match=r"Record 2 of .* is damaged"):
-        opened.test.images._picture(io.BytesIO(b"no picture").getvalue(), 2)

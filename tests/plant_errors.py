@@ -420,11 +420,11 @@ ERRORS = {
         "return x / (norm + 1e-9)", "tests/lipschitz/test_norms.py",
     ),
     "parallel: no pcast": (
-        "training/parallel.py", "params, constants = jax.tree.map(_varying, (params, constants))", "",
+        "training/scaling/parallel.py", "params, constants = jax.tree.map(_varying, (params, constants))", "",
         "tests/training/test_parallel.py",
     ),
     "parallel: no mean": (
-        "training/parallel.py", "return jax.lax.pmean(one(batch), AXIS)", "return one(batch)",
+        "training/scaling/parallel.py", "return jax.lax.pmean(one(batch), AXIS)", "return one(batch)",
         "tests/training/test_parallel.py",
     ),
     "emma: no stop-gradient": (
@@ -439,11 +439,11 @@ ERRORS = {
         "tests/training/test_fit.py tests/training/test_resume.py",
     ),
     "processes: each takes the whole batch's first rows": (
-        "training/parallel.py", "slice(part * jax.process_index(), part * (jax.process_index() + 1))",
+        "training/scaling/parallel.py", "slice(part * jax.process_index(), part * (jax.process_index() + 1))",
         "slice(0, part)", "tests/training/test_processes.py",
     ),
     "processes: whoever sees a request early stops early": (
-        "training/requests.py", "self._stop_after = step + 1", "self._stop_after = step",
+        "training/scaling/requests.py", "self._stop_after = step + 1", "self._stop_after = step",
         "tests/training/test_processes.py",
     ),
     "resume: the newest step's sums are left out": (
@@ -491,7 +491,7 @@ ERRORS = {
         "tests/data/test_augment.py",
     ),
     "microbatches: sum in place of the mean": (
-        "training/parallel.py", "lambda a: a / microbatches, total", "lambda a: a, total",
+        "training/scaling/parallel.py", "lambda a: a / microbatches, total", "lambda a: a, total",
         "tests/training/test_parallel.py",
     ),
     "lookahead: slow weights stay": (

@@ -26,7 +26,7 @@ def files_with(pattern):
 
 def test_bounds_leave_in_one_place_and_devices_are_known_in_one_place():
     assert files_with(r"\.leave\(\)") == {"gloro.py"}
-    assert files_with(r"\b(pmap|shard_map)\(") == {"training/parallel.py"}
+    assert files_with(r"\b(pmap|shard_map)\(") == {"training/scaling/parallel.py"}
     assert files_with(r"warnings\.warn") == set()
     assert files_with(r"import pickle|pickle\.load|allow_pickle=True|\beval\(|\bexec\(") == set()
 

@@ -14,8 +14,8 @@ from gloro_jax.data import Augmentation, Batch, Split, training_batches
 from gloro_jax.data.augment import augmented
 from gloro_jax.platforms import jit
 from gloro_jax.recipes import cifar10_6c2f
-from gloro_jax.training import parallel
 from gloro_jax.training.optimizers import make_optimizer
+from gloro_jax.training.scaling import parallel
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
 

@@ -17,8 +17,9 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from gloro_jax.data import DataConfig, workers
-from gloro_jax.data.decoding import decoder, part, random_box, with_shorter_side
+from gloro_jax.data import DataConfig
+from gloro_jax.data.photographs import workers
+from gloro_jax.data.photographs.decoding import decoder, part, random_box, with_shorter_side
 from gloro_jax.data.sources import open_training_images
 
 _SIZE, _BATCH = 224, 256

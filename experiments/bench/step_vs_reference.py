@@ -28,7 +28,7 @@ from gloro_jax.data import Batch
 from gloro_jax.models import ChordLiResNet
 from gloro_jax.platforms import one_blas_thread
 from gloro_jax.training.optimizers import make_optimizer
-from gloro_jax.training.parallel import data_parallel
+from gloro_jax.training.scaling.parallel import data_parallel
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
 

@@ -14,8 +14,8 @@ import numpy as np
 import gloro_jax as gj
 from gloro_jax.data import Batch
 from gloro_jax.models import gloro_4c3f
-from gloro_jax.training import parallel
 from gloro_jax.training.optimizers import make_optimizer
+from gloro_jax.training.scaling import parallel
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
 

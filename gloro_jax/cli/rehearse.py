@@ -10,7 +10,7 @@ from rich.table import Table
 from gloro_jax.data import open_data
 from gloro_jax.models import ModelConfig
 from gloro_jax.recipes import Recipe
-from gloro_jax.training import rehearsal
+from gloro_jax.training.scaling import rehearsal
 
 _MOST_PARTS = 64  # microbatches that are tried where the step does not fit
 

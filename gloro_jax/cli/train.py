@@ -20,8 +20,9 @@ from gloro_jax.models import ModelConfig, from_plain_model
 from gloro_jax.paths import place
 from gloro_jax.plain import in_words
 from gloro_jax.recipes import RECIPES
-from gloro_jax.training import Session, TrainConfig, TrainResult, fit, processes
+from gloro_jax.training import Session, TrainConfig, TrainResult, fit
 from gloro_jax.training.beginning import check
+from gloro_jax.training.scaling import processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gloro_jax.data.dataset import Extra, Split
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 
 _ALL = slice(None)
 _EXTRA_STREAM = 1  # beside the order of the examples

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.plain import brief, settle
 
 _CHANNELS = (1, 3, 4)

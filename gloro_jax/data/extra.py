@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gloro_jax.data.dataset import Dataset, Extra, Split
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 
 
 def with_extra(data: Dataset, images: Split, *, share: float) -> Dataset:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gloro_jax.data.dataset import Dataset, Split
 from gloro_jax.data.extra import keys
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 
 _GAP, _MARGIN = 2, 90
 _SAMPLE = 2000

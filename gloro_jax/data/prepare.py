@@ -14,7 +14,7 @@ from gloro_jax.data import mirror, store
 from gloro_jax.data.dataset import check_classes
 from gloro_jax.data.folders import read_folders
 from gloro_jax.data.npz import Arrays, is_npz, read_npz
-from gloro_jax.data.shards import prepare_shards
+from gloro_jax.data.photographs.shards import prepare_shards
 from gloro_jax.data.sources import STOCK
 from gloro_jax.data.store import Examples
 from gloro_jax.paths import Place

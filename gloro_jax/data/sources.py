@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import mirror, shards, store
+from gloro_jax.data import mirror, store
 from gloro_jax.data.dataset import DataConfig, Dataset, Split, from_arrays, stratified
 from gloro_jax.data.extra import with_extra
 from gloro_jax.data.npz import is_npz, read_npz
+from gloro_jax.data.photographs import shards
 from gloro_jax.paths import local
 
 # Sets that `gloro-jax data prepare NAME` knows how to fetch through tensorflow-datasets.

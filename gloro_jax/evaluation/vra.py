@@ -10,7 +10,7 @@ import numpy as np
 from gloro_jax.certification import Certifier, judge
 from gloro_jax.data.batches import as_float, rebatched
 from gloro_jax.data.dataset import check_images, check_labels
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.guarantees import Guarantee, SetCertificate
 from gloro_jax.margins import as_epsilon

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gloro_jax import guarantees, runs
 from gloro_jax.data import Dataset, Split
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.evaluation.vra import check_reach
 from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig, as_plain

@@ -16,11 +16,11 @@ from gloro_jax.gloro import GloroNet
 from gloro_jax.models import ModelConfig
 from gloro_jax.paths import is_in_bucket, place
 from gloro_jax.platforms import in_32_bits, one_blas_thread
-from gloro_jax.training import processes
 from gloro_jax.training.beginning import check, facts, plain_config, say_if_small
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.optimizers import described
-from gloro_jax.training.parallel import Backend
+from gloro_jax.training.scaling import processes
+from gloro_jax.training.scaling.parallel import Backend
 from gloro_jax.training.session import Session
 from gloro_jax.training.sitting import TrainResult, begin, finish, train
 from gloro_jax.training.trainer import Trainer

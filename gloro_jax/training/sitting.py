@@ -18,11 +18,11 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.gloro import GloroNet
 from gloro_jax.paths import Place, locked
 from gloro_jax.plain import brief
-from gloro_jax.training import processes
 from gloro_jax.training.checkpoint import Checkpoints
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, listening
 from gloro_jax.training.metrics import MetricsLog
+from gloro_jax.training.scaling import processes
 from gloro_jax.training.session import Session
 from gloro_jax.training.trainer import Trainer
 

@@ -17,7 +17,7 @@ from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import random_key
 from gloro_jax.schedules import parse_schedule
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.training.parallel import AXIS, sum_over_devices, value_and_grad
+from gloro_jax.training.scaling.parallel import AXIS, sum_over_devices, value_and_grad
 from gloro_jax.training.state import TrainState
 from gloro_jax.training.verified import is_verified, make_margins, verified_loss
 

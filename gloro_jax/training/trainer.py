@@ -19,16 +19,17 @@ from gloro_jax.gloro import GloroNet
 from gloro_jax.identity import named_leaves
 from gloro_jax.paths import Place
 from gloro_jax.schedules import parse_schedule
-from gloro_jax.training import manifold, processes
+from gloro_jax.training import manifold
 from gloro_jax.training.checkpoint import Checkpoints, Snapshot
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.interrupt import Interrupted, StopRequest
 from gloro_jax.training.metrics import MetricsLog, Stopwatch, Totals, best_epoch
 from gloro_jax.training.optimizers import learning_rate, make_optimizer
-from gloro_jax.training.parallel import Backend, data_parallel, share
 from gloro_jax.training.profiler import Profiler
 from gloro_jax.training.progress import TrainingProgress
-from gloro_jax.training.requests import Requests
+from gloro_jax.training.scaling import processes
+from gloro_jax.training.scaling.parallel import Backend, data_parallel, share
+from gloro_jax.training.scaling.requests import Requests
 from gloro_jax.training.session import Session
 from gloro_jax.training.state import TrainState, initial_state, started_from
 from gloro_jax.training.step import make_eval_step, make_train_step
@@ -130,8 +131,7 @@ class Trainer:
             ValueError: if it belongs to another network or optimiser.
         """
         template = {"state": self.state, "best": self.learnt}
-        has_best = bool(snapshot.position["best_epoch"])
-        if not has_best:
+        if not snapshot.position["best_epoch"]:
             del template["best"]
         names = [name for name, _ in named_leaves(template)]
         shapes = {name: np.shape(leaf) for name, leaf in named_leaves(template)}

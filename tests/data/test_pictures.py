@@ -11,9 +11,10 @@ from PIL import Image
 pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 import gloro_jax as gj
-from gloro_jax.data import DataConfig, open_data, prepare, shards, store, training_batches
-from gloro_jax.data.decoding import random_box
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data import DataConfig, open_data, prepare, store, training_batches
+from gloro_jax.data.photographs import shards
+from gloro_jax.data.photographs.decoding import random_box
+from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.data.sources import open_test_split
 
 SIDE, SIZE = 24, 21
@@ -171,7 +172,9 @@ def test_decoders_that_give_other_pixels_are_refused(opened):
 
 
 def test_pictures_that_memory_cannot_hold_are_not_brought_there(opened, monkeypatch):
-    monkeypatch.setattr("gloro_jax.data.pictures.memory", lambda: 2 * 8 * SIZE * SIZE * 3 - 1)
+    monkeypatch.setattr(
+        "gloro_jax.data.photographs.pictures.memory", lambda: 2 * 8 * SIZE * SIZE * 3 - 1
+    )
     with pytest.raises(ValueError, match="8 photographs take"):
         np.asarray(opened.test.images)
 

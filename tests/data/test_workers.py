@@ -16,7 +16,8 @@ from PIL import Image
 pytest.importorskip("array_record", reason="array_record exists for Linux only")
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from gloro_jax.data import DataConfig, decoding, open_data, prepare, shards, store, workers
+from gloro_jax.data import DataConfig, open_data, prepare, store
+from gloro_jax.data.photographs import decoding, shards, workers
 
 SIDE, SIZE, COUNT = 24, 20, 9
 
@@ -140,7 +141,8 @@ def test_a_script_needs_no_main_guard_and_ctrl_c_leaves_workers_alone(directory,
     script.write_text(
         textwrap.dedent(f"""
             import os, signal
-            from gloro_jax.data import DataConfig, decoding, open_data, workers
+            from gloro_jax.data import DataConfig, open_data
+            from gloro_jax.data.photographs import decoding, workers
             workers.count, workers._MOST_THREADS, decoding._FEW = lambda: 2, 1, 1
             data = DataConfig("zoo", directory={str(directory)!r}, image_size=8)
             images = open_data(data).test.images

@@ -11,7 +11,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax.data import Batch
 from gloro_jax.models import ChordLiResNet, GloroCNN
-from gloro_jax.training.parallel import data_parallel, sum_over_devices, value_and_grad
+from gloro_jax.training.scaling.parallel import data_parallel, sum_over_devices, value_and_grad
 from gloro_jax.training.state import initial_state
 from gloro_jax.training.step import make_train_step
 

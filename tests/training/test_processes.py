@@ -14,10 +14,10 @@ import pytest
 import gloro_jax as gj
 from gloro_jax.data import evaluation_batches, training_batches
 from gloro_jax.runs import load_variables, read_metrics
-from gloro_jax.training import processes
 from gloro_jax.training.interrupt import StopRequest
-from gloro_jax.training.parallel import share
-from gloro_jax.training.requests import Requests
+from gloro_jax.training.scaling import processes
+from gloro_jax.training.scaling.parallel import share
+from gloro_jax.training.scaling.requests import Requests
 from tests.conftest import CHILD_CACHE
 
 # What each process runs; the last words are for fit.
@@ -25,7 +25,8 @@ CHILD = """
 import json, sys, jax
 number, count, port, devices, run, family, more = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", int(devices))
-from gloro_jax.training import Session, processes
+from gloro_jax.training import Session
+from gloro_jax.training.scaling import processes
 if int(count) > 1:
     processes.join(coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(number))
 print("joined", flush=True)

@@ -9,8 +9,8 @@ import gloro_jax as gj
 from gloro_jax.cli import main
 from gloro_jax.models import ChordLiResNet, LiResNet, as_plain
 from gloro_jax.runs.folder import write_config
-from gloro_jax.training import rehearsal
-from gloro_jax.training.rehearsal import Found, Task, rehearse, task_of
+from gloro_jax.training.scaling import rehearsal
+from gloro_jax.training.scaling.rehearsal import Found, Task, rehearse, task_of
 
 CONFIG = gj.training.TrainConfig(epsilon=0.1, epochs=2, batch_size=64)
 SMALL = LiResNet(depth=2, width=16, dense_features=32)

@@ -162,7 +162,7 @@ def test_going_on_elsewhere_is_said(tiny_data, whole, tmp_path, monkeypatch, cap
     resume(tiny_data, run)
     assert "saved on" not in capsys.readouterr().err
     elsewhere = {"devices": 8, "kind": "TPU v5e", "jax": "0.1"}
-    monkeypatch.setattr("gloro_jax.training.processes.place", lambda: elsewhere)
+    monkeypatch.setattr("gloro_jax.training.scaling.processes.place", lambda: elsewhere)
     resume(tiny_data, run)
     assert "now on 8 x TPU v5e with JAX 0.1" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gloro_jax.data.decoding import Middle, RandomPart, Records, decoded, decoder
+from gloro_jax.data.photographs.decoding import Middle, RandomPart, Records, decoded, decoder
 from gloro_jax.platforms import memory
 
 _AT_ONCE = 256  # records

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.training.interrupt import StopRequest
-from gloro_jax.training.parallel import Step, sum_over_devices
+from gloro_jax.training.scaling.parallel import Step, sum_over_devices
 
 _ASKS = "asks"
 

@@ -3,8 +3,8 @@
 Virtual CPU devices, or a TPU topology that libtpu describes without a TPU. What it says of memory
 and collectives is what the compiler says of the very program; of time it says an estimate.
 
-It runs in a process of its own: `python -m gloro_jax.training.rehearsal`, with a Task as JSON on
-standard input, and what was found as JSON on the last line of standard output.
+It runs in a process of its own: `python -m gloro_jax.training.scaling.rehearsal`, with a Task as
+JSON on standard input, and what was found as JSON on the last line of standard output.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from gloro_jax.plain import from_plain
 from gloro_jax.platforms import compiling_for
 from gloro_jax.training.config import TrainConfig
 from gloro_jax.training.optimizers import make_optimizer
-from gloro_jax.training.parallel import compiled_for, operations
+from gloro_jax.training.scaling.parallel import compiled_for, operations
 from gloro_jax.training.state import state_shapes
 from gloro_jax.training.step import make_train_step
 
@@ -124,7 +124,7 @@ def rehearse(task: Task) -> Found:
         "JAX_ENABLE_X64": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "gloro_jax.training.rehearsal"],
+        [sys.executable, "-m", "gloro_jax.training.scaling.rehearsal"],
         input=json.dumps(dataclasses.asdict(task)),
         capture_output=True,
         text=True,

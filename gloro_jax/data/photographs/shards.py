@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from gloro_jax.data import store, workers
-from gloro_jax.data.decoding import decoder, digest, with_shorter_side
+from gloro_jax.data import store
 from gloro_jax.data.folders import listed
 from gloro_jax.data.imagenet import Listed, Member
 from gloro_jax.data.images import flat, look
-from gloro_jax.data.pictures import Pictures
+from gloro_jax.data.photographs import workers
+from gloro_jax.data.photographs.decoding import decoder, digest, with_shorter_side
+from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.paths import locked
 
 _PER_SHARD = 2000

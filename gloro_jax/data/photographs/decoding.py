@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gloro_jax.data import workers
+from gloro_jax.data.photographs import workers
 
 _DIGEST = 16  # bytes kept of each SHA-256 over an evaluation image's pixels
 _FEW = 32  # pictures are decoded by threads: not worth starting processes

@@ -1,0 +1,1 @@
+"""Photographs that memory cannot hold: prepared in shards, read and decoded batch by batch."""

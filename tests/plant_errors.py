@@ -108,7 +108,7 @@ ERRORS = {
         "layers/base.py", "if jnp.shape(linear.bias) != image.shape[-1:]:", "if False:", "tests/test_liresnet.py",
     ),
     "torus alone: 2e-6 too low": (
-        "lipschitz/stride_one.py", "return up(t + cholesky_slack", "return up(t * (1 - 4e-6) + cholesky_slack",
+        "lipschitz/convolutions/stride_one.py", "return up(t + cholesky_slack", "return up(t * (1 - 4e-6) + cholesky_slack",
         "tests/test_liresnet.py",
     ),
     "centring: running means are not folded": (
@@ -163,47 +163,47 @@ ERRORS = {
         "tests/lipschitz/test_upper.py",
     ),
     "torus: N = H": (
-        "lipschitz/torus.py", "max(size + max(low_high), out)", "max(size, out)",
+        "lipschitz/convolutions/torus.py", "max(size + max(low_high), out)", "max(size, out)",
         "tests/lipschitz/test_upper.py",
     ),
     "torus: self-conjugate frequencies left out": (
-        "lipschitz/torus.py", "keep = self._mirror >= np.arange(", "keep = self._mirror > np.arange(",
+        "lipschitz/convolutions/torus.py", "keep = self._mirror >= np.arange(", "keep = self._mirror > np.arange(",
         "tests/lipschitz/test_upper.py",
     ),
     "space-to-depth: 3 % too low": (
-        "lipschitz/stride_one.py", "        coarse, (size_y, size_x)", "        0.97 * coarse, (size_y, size_x)",
+        "lipschitz/convolutions/stride_one.py", "        coarse, (size_y, size_x)", "        0.97 * coarse, (size_y, size_x)",
         "tests/lipschitz/test_upper.py",
     ),
     "space-to-depth: a row of pixels does not count": (
-        "lipschitz/stride_one.py", "inside[: image_size[0], : image_size[1]] = True",
+        "lipschitz/convolutions/stride_one.py", "inside[: image_size[0], : image_size[1]] = True",
         "inside[: image_size[0] - 1, : image_size[1]] = True", "tests/lipschitz/test_upper.py",
     ),
     "constraints: kept sites are constrained": (
-        "lipschitz/torus.py", "keep[: size[0], : size[1]] = True if mask", "keep[: size[0] - 1, : size[1]] = True if mask",
+        "lipschitz/convolutions/torus.py", "keep[: size[0], : size[1]] = True if mask", "keep[: size[0] - 1, : size[1]] = True if mask",
         "tests/lipschitz/test_upper.py tests/lipschitz/test_constraints.py",
     ),
     "constraints: outputs of norm 1.3": (
-        "lipschitz/constraints.py", "outputs = outputs / (1 + 1e-8)", "outputs = 1.3 * outputs",
+        "lipschitz/convolutions/constraints.py", "outputs = outputs / (1 + 1e-8)", "outputs = 1.3 * outputs",
         "tests/lipschitz/test_constraints.py",
     ),
     "constraints: the norm of the outputs is not checked": (
-        "lipschitz/constraints.py", "* max(1, rows.shape[1]) > 1:", "* max(1, rows.shape[1]) > 9:",
+        "lipschitz/convolutions/constraints.py", "* max(1, rows.shape[1]) > 1:", "* max(1, rows.shape[1]) > 9:",
         "tests/lipschitz/test_constraints.py",
     ),
     "constraints: found means proved": (
-        "lipschitz/constraints.py", "return None if found is None else _verify(blocks, lift, *found)",
+        "lipschitz/convolutions/constraints.py", "return None if found is None else _verify(blocks, lift, *found)",
         "return None if found is None else lift.t", "tests/lipschitz/test_constraints.py",
     ),
     "constraints: no residual": (
-        "lipschitz/constraints.py", "delta = up(size_x * size_e + size_e**2 / lift.floor + g * product)",
+        "lipschitz/convolutions/constraints.py", "delta = up(size_x * size_e + size_e**2 / lift.floor + g * product)",
         "delta = 0.0", "tests/lipschitz/test_constraints.py",
     ),
     "constraints: complex modes count once": (
-        "lipschitz/constraints.py", "[v / np.sqrt(2), 1j * v / np.sqrt(2)]", "[v / np.sqrt(2)]",
+        "lipschitz/convolutions/constraints.py", "[v / np.sqrt(2), 1j * v / np.sqrt(2)]", "[v / np.sqrt(2)]",
         "tests/lipschitz/test_constraints.py",
     ),
     "torus: inner products without weights": (
-        "lipschitz/torus.py", "left = (a * self.weights[:, None, None])", "left = (a * 1.0)",
+        "lipschitz/convolutions/torus.py", "left = (a * self.weights[:, None, None])", "left = (a * 1.0)",
         "tests/lipschitz/test_constraints.py",
     ),
     "checker: claimed norms are believed": (
@@ -522,7 +522,7 @@ ERRORS = {
         "tests/test_buckets.py",
     ),
     "convolutions: a block upside down": (
-        "verifiers/convolutions.py", "split.transpose(0, 1, 3, 2, 4, 5)", "split[:, :, ::-1].transpose(0, 1, 3, 2, 4, 5)",
+        "verifiers/bounds/convolutions.py", "split.transpose(0, 1, 3, 2, 4, 5)", "split[:, :, ::-1].transpose(0, 1, 3, 2, 4, 5)",
         "tests/verifiers/test_convolutions.py",
     ),
     "polytopes: less room than none": (
@@ -611,23 +611,23 @@ ERRORS = {
         "tests/test_cli.py",
     ),
     "verifiers: the line below serves negative rows": (
-        "verifiers/lines.py", "positive * line.low + negative * line.high", "positive * line.low + negative * line.low",
+        "verifiers/bounds/lines.py", "positive * line.low + negative * line.high", "positive * line.low + negative * line.low",
         "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: the line above passes through zero": (
-        "verifiers/lines.py", "over = _total(negative * line.over)", "over = 0 * _total(negative * line.over)", "tests/verifiers/test_incomplete.py",
+        "verifiers/bounds/lines.py", "over = _total(negative * line.over)", "over = 0 * _total(negative * line.over)", "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: slopes below beyond zero and one": (
-        "verifiers/lines.py", "jnp.clip(slopes.astype(self.low.dtype), 0, 1)", "3 * slopes.astype(self.low.dtype)", "tests/verifiers/test_incomplete.py",
+        "verifiers/bounds/lines.py", "jnp.clip(slopes.astype(self.low.dtype), 0, 1)", "3 * slopes.astype(self.low.dtype)", "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: no rounding is charged": (
         "verifiers/scores.py", "return 4 * gamma(terms) if dtype == jnp.float64 else 0.0", "return 0.0", "tests/verifiers/test_rounding.py",
     ),
     "verifiers: the rounding of followed rows is not charged": (
-        "verifiers/lines.py", "error = error + _total(jnp.abs(at.rows) * reach[:, None]) + _lost(sizes[op])", "pass", "tests/verifiers/test_rounding.py",
+        "verifiers/bounds/lines.py", "error = error + _total(jnp.abs(at.rows) * reach[:, None]) + _lost(sizes[op])", "pass", "tests/verifiers/test_rounding.py",
     ),
     "verifiers: an l2 ball one percent too small": (
-        "verifiers/regions.py", "value = jnp.maximum(value, at - radius * length)", "value = jnp.maximum(value, at - 0.99 * radius * length)",
+        "verifiers/bounds/regions.py", "value = jnp.maximum(value, at - radius * length)", "value = jnp.maximum(value, at - 0.99 * radius * length)",
         "tests/verifiers/test_incomplete.py",
     ),
     "verifiers: the dual loses half of what it must": (
@@ -661,10 +661,10 @@ ERRORS = {
         "verifiers/smoothing.py", "return float(scipy.stats.beta.ppf(alpha, count, n - count + 1))", "return count / n", "tests/verifiers/test_smoothing.py",
     ),
     "verifiers: MinMax loses its second half": (
-        "verifiers/kinks.py", "placed(s[0] * r, s[1] * r)", "placed(s[0] * r, s[0] * r)", "tests/verifiers/test_rules.py",
+        "verifiers/bounds/kinks.py", "placed(s[0] * r, s[1] * r)", "placed(s[0] * r, s[0] * r)", "tests/verifiers/test_rules.py",
     ),
     "verifiers: squared entries are not squared": (
-        "verifiers/operations.py", "jnp.abs(self.entries) ** power", "jnp.abs(self.entries)", "tests/verifiers/test_rules.py",
+        "verifiers/bounds/operations.py", "jnp.abs(self.entries) ** power", "jnp.abs(self.entries)", "tests/verifiers/test_rules.py",
     ),
     "walk: what a layer runs with may be computed from frozen arrays": (
         "program/walk.py", 'if any(operand.origin == "changed" for operand in others[first:]):', 'if False:', "tests/soundness/test_adversary.py",
@@ -673,7 +673,7 @@ ERRORS = {
         "lipschitz/lower.py", 'if type(operator) is Matrix:', 'if isinstance(operator, Matrix):', "tests/soundness/test_adversary.py",
     ),
     "verifiers: what runs is not compared with the steps": (
-        "verifiers/rules.py", 'if np.isfinite(executed).all() and not (gap <= room).all():', 'if False:', "tests/soundness/test_adversary.py",
+        "verifiers/bounds/rules.py", 'if np.isfinite(executed).all() and not (gap <= room).all():', 'if False:', "tests/soundness/test_adversary.py",
     ),
     "freeze: names may hold a slash": (
         "freezing.py", 'if any("/" in str(', 'if any("//" in str(', "tests/soundness/test_adversary.py",

@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 import gloro_jax as gj
-from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
+from gloro_jax.lipschitz.convolutions.lanczos import StrideOne, largest_singular_vectors
 
 
 def bench_conv(channels: int, size: int, kind: str) -> None:

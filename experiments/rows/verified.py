@@ -24,8 +24,8 @@ from experiments.rows.verifiers import plain
 from gloro_jax import verifiers
 from gloro_jax.network import network_of
 from gloro_jax.platforms import in_64_bits, jit
-from gloro_jax.verifiers.operations import run
-from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.bounds.operations import run
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64, is_inside, is_misclassified
 
 LINES = ("Lipschitz", "IntervalBounds", "BallBox", "FastLin", "Crown")

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from gloro_jax.lipschitz.convolutions.lanczos import StrideOne, largest_singular_vectors
+from gloro_jax.lipschitz.convolutions.stride_one import in_cells
 from gloro_jax.lipschitz.geometry import tap_table
-from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
 from gloro_jax.lipschitz.norms import power_iteration
 from gloro_jax.lipschitz.operators import Convolution, Matrix, Operator, Scaling, WeightedMap
-from gloro_jax.lipschitz.stride_one import in_cells
 
 _TOL = 1e-3
 # Rounds of power iteration on an operator of one's own, and what float32 may add to what it finds.

@@ -12,6 +12,7 @@ conventional inner products (no Strassen-like products).
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax.lipschitz.convolutions.stride_one import in_cells, stride_one_norm_squared
 from gloro_jax.lipschitz.geometry import Padding, Pads, Pair, as_pair, resolve_padding, tap_table
 from gloro_jax.lipschitz.gram import (
     eigenvalue_bound,
@@ -22,7 +23,6 @@ from gloro_jax.lipschitz.gram import (
 )
 from gloro_jax.lipschitz.norms import UpperBound
 from gloro_jax.lipschitz.rounding import up
-from gloro_jax.lipschitz.stride_one import in_cells, stride_one_norm_squared
 from gloro_jax.plain import as_array
 
 _LARGEST_INTEGER = 2**24

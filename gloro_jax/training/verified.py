@@ -19,10 +19,10 @@ from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.network import Network, with_head
 from gloro_jax.platforms import random_key
 from gloro_jax.training.config import TrainConfig
-from gloro_jax.verifiers.boxes import Walk
-from gloro_jax.verifiers.lines import adaptive_lines
-from gloro_jax.verifiers.regions import region
-from gloro_jax.verifiers.rules import chain_of, check_rules
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.lines import adaptive_lines
+from gloro_jax.verifiers.bounds.regions import region
+from gloro_jax.verifiers.bounds.rules import chain_of, check_rules
 from gloro_jax.verifiers.scores import box_margins, margin_rows, walk_boxes
 
 Margins = Callable[..., Any]

@@ -9,11 +9,11 @@ import optax
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit
-from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.operations import Chain
+from gloro_jax.verifiers.bounds.regions import Box, Norm, region
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.crown import Crown
-from gloro_jax.verifiers.operations import Chain
-from gloro_jax.verifiers.regions import Box, Norm, region
-from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import margin_rows
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.boxes import Walk, size_of
+from gloro_jax.verifiers.bounds.boxes import Walk, size_of
+from gloro_jax.verifiers.bounds.lines import TINY
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Kinked, Parallel, Relu
+from gloro_jax.verifiers.bounds.regions import Region, lengths
 from gloro_jax.verifiers.incomplete import Incomplete
-from gloro_jax.verifiers.lines import TINY
-from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu
-from gloro_jax.verifiers.regions import Region, lengths
 from gloro_jax.verifiers.scores import box_margins, margin_rows, walk_boxes
 
 

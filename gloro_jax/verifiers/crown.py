@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.boxes import LinesOf, Walk
+from gloro_jax.verifiers.bounds.boxes import LinesOf, Walk
+from gloro_jax.verifiers.bounds.lines import adaptive_lines, parallel_lines
+from gloro_jax.verifiers.bounds.operations import Chain
 from gloro_jax.verifiers.incomplete import Incomplete
-from gloro_jax.verifiers.lines import adaptive_lines, parallel_lines
-from gloro_jax.verifiers.operations import Chain
 from gloro_jax.verifiers.scores import box_margins, margin_rows, walk_boxes
 
 

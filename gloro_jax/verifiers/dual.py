@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.lines import Followed, above
+from gloro_jax.verifiers.bounds.operations import Chain, Relu
 from gloro_jax.verifiers.crown import FastLin
-from gloro_jax.verifiers.lines import Followed, above
-from gloro_jax.verifiers.operations import Chain, Relu
 
 
 @dataclasses.dataclass(frozen=True)

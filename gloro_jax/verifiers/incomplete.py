@@ -17,10 +17,10 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
-from gloro_jax.verifiers.boxes import Walk, entries
-from gloro_jax.verifiers.operations import Chain, relus
-from gloro_jax.verifiers.regions import Box, Norm, region
-from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.bounds.boxes import Walk, entries
+from gloro_jax.verifiers.bounds.operations import Chain, relus
+from gloro_jax.verifiers.bounds.regions import Box, Norm, region
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.scores import (
     batches,
     charge_of,

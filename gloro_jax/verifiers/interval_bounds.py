@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.operations import Chain
 from gloro_jax.verifiers.incomplete import Incomplete
-from gloro_jax.verifiers.operations import Chain
 from gloro_jax.verifiers.scores import box_margins, margin_rows, walk_boxes
 
 

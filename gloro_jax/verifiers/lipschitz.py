@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.regions import Box, Norm
+from gloro_jax.verifiers.bounds.regions import Box, Norm
 from gloro_jax.verifiers.scores import is_misclassified, point_margins, predictions
 from gloro_jax.verifiers.verdicts import Verdicts, Verifier, verdicts
 

@@ -10,11 +10,11 @@ import numpy as np
 from gloro_jax.lipschitz.rounding import gamma
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
-from gloro_jax.verifiers.boxes import Walk, entries, operations, size_of
-from gloro_jax.verifiers.lines import follow, start
-from gloro_jax.verifiers.operations import Chain, affine_tail
-from gloro_jax.verifiers.regions import Box, Norm, Region, minimum, region
-from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.bounds.boxes import Walk, entries, operations, size_of
+from gloro_jax.verifiers.bounds.lines import follow, start
+from gloro_jax.verifiers.bounds.operations import Chain, affine_tail
+from gloro_jax.verifiers.bounds.regions import Box, Norm, Region, minimum, region
+from gloro_jax.verifiers.bounds.rules import chain_of
 
 _AT_ONCE = 256
 

@@ -11,7 +11,7 @@ import scipy.stats
 
 from gloro_jax.frozen_net import FrozenNet, raw_logits
 from gloro_jax.platforms import jit, random_key
-from gloro_jax.verifiers.regions import Box, Norm
+from gloro_jax.verifiers.bounds.regions import Box, Norm
 from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
 
 ABSTAIN = -1

@@ -13,8 +13,8 @@ from gloro_jax.images import refuse_bytes
 from gloro_jax.network import Network, network_of
 from gloro_jax.plain import as_array, number, settle
 from gloro_jax.platforms import check_outside_jit
-from gloro_jax.verifiers.regions import Box, Norm, check_norm, checked_box
-from gloro_jax.verifiers.rules import check_executed, check_rules
+from gloro_jax.verifiers.bounds.regions import Box, Norm, check_norm, checked_box
+from gloro_jax.verifiers.bounds.rules import check_executed, check_rules
 
 
 class Status(enum.IntEnum):

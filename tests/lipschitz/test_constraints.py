@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gloro_jax.lipschitz import constraints
-from gloro_jax.lipschitz.blocks import Blocks
-from gloro_jax.lipschitz.constraints import prove
-from gloro_jax.lipschitz.stride_one import in_cells
-from gloro_jax.lipschitz.torus import TWISTS, Torus
+from gloro_jax.lipschitz.convolutions import constraints
+from gloro_jax.lipschitz.convolutions.blocks import Blocks
+from gloro_jax.lipschitz.convolutions.constraints import prove
+from gloro_jax.lipschitz.convolutions.stride_one import in_cells
+from gloro_jax.lipschitz.convolutions.torus import TWISTS, Torus
 from tests.lipschitz.test_upper import exact_conv_norm, random_case
 
 BELOW = 1 - 3e-6

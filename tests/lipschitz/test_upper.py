@@ -10,9 +10,10 @@ import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloro_jax.lipschitz import gram, stride_one, upper
+from gloro_jax.lipschitz import gram, upper
+from gloro_jax.lipschitz.convolutions import stride_one
+from gloro_jax.lipschitz.convolutions.torus import TWISTS, Torus
 from gloro_jax.lipschitz.geometry import resolve_padding
-from gloro_jax.lipschitz.torus import TWISTS, Torus
 from gloro_jax.lipschitz.upper import average_pool_norm, conv_norm, matrix_norm
 
 

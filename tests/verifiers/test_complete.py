@@ -10,9 +10,9 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import BranchAndBound, MixedInteger, Projections, Status
+from gloro_jax.verifiers.bounds.operations import run
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.polytopes import deepest, nearest
-from gloro_jax.verifiers.operations import run
-from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from tests import draws
 from tests.verifiers import plain_nets

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gloro_jax.platforms import in_64_bits
-from gloro_jax.verifiers.convolutions import convolve
+from gloro_jax.verifiers.bounds.convolutions import convolve
 
 CASES = [  # image, kernel, strides, pads, groups
     ((7, 6, 4), (4, 4, 4, 6), (2, 2), ((0, 0), (1, 2)), 1),

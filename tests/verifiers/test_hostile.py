@@ -21,7 +21,7 @@ from gloro_jax.verifiers import (
     Smoothing,
     Status,
 )  # fmt: skip
-from gloro_jax.verifiers.regions import lengths
+from gloro_jax.verifiers.bounds.regions import lengths
 from tests import draws
 
 ROUNDED = [Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()]

@@ -11,10 +11,10 @@ from gloro_jax import layers
 from gloro_jax.network import network_of
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import Crown, IntervalBounds
-from gloro_jax.verifiers.boxes import Walk
-from gloro_jax.verifiers.operations import Affine, Kinked, Parallel, run
-from gloro_jax.verifiers.regions import region
-from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.operations import Affine, Kinked, Parallel, run
+from gloro_jax.verifiers.bounds.regions import region
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.scores import charge_of, in_float64, margin_rows
 from tests import draws
 from tests.verifiers import plain_nets

@@ -13,13 +13,13 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.cases import RATE, ascended, bound
 from gloro_jax.verifiers.complete.descent import attacked, descend
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete, places, relu_bounds
 from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
-from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit
+from gloro_jax.verifiers.bounds.lines import adaptive_lines, below, follow, start
+from gloro_jax.verifiers.bounds.regions import Box, Norm, minimum, region
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.method import places
-from gloro_jax.verifiers.lines import adaptive_lines, below, follow, start
-from gloro_jax.verifiers.regions import Box, Norm, minimum, region
-from gloro_jax.verifiers.rules import chain_of
 
 RATE = {"slopes": 0.1, "weights": 0.05}
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit, random_key
+from gloro_jax.verifiers.bounds.operations import run
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
-from gloro_jax.verifiers.operations import run
-from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 
 _FURTHER = (0.0, *np.geomspace(1e-12, 1e-3, 10))

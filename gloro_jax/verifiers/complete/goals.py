@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.verifiers.regions import Box, Norm
+from gloro_jax.verifiers.bounds.regions import Box, Norm
 from gloro_jax.verifiers.scores import is_inside, is_misclassified
 
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit
-from gloro_jax.verifiers.boxes import Walk
+from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.operations import Chain, Relu, relus
+from gloro_jax.verifiers.bounds.regions import Box, Norm, region
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.descent import witness_near
 from gloro_jax.verifiers.complete.goals import Goal
 from gloro_jax.verifiers.crown import Crown
 from gloro_jax.verifiers.incomplete import bracket
-from gloro_jax.verifiers.operations import Chain, Relu, relus
-from gloro_jax.verifiers.regions import Box, Norm, region
-from gloro_jax.verifiers.rules import chain_of
 from gloro_jax.verifiers.scores import (
     charge_of,
     in_float64,

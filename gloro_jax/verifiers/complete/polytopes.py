@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.optimize
 
+from gloro_jax.verifiers.bounds.regions import Box, Norm
 from gloro_jax.verifiers.complete.unrolled import Unrolled
-from gloro_jax.verifiers.regions import Box, Norm
 
 _INFEASIBLE = 2  # of scipy's linprog
 _ROOMS = 4.0 ** -np.arange(16)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from gloro_jax.network import Network
+from gloro_jax.verifiers.bounds.regions import Norm
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete
 from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, nearest
 from gloro_jax.verifiers.complete.unrolled import unrolled
-from gloro_jax.verifiers.regions import Norm
 from gloro_jax.verifiers.verdicts import Status
 
 _ROOM = 1 + 1e-9

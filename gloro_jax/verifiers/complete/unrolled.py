@@ -8,8 +8,8 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits
-from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu, relus
-from gloro_jax.verifiers.rules import chain_of
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Kinked, Parallel, Relu, relus
+from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.scores import in_float64
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gloro_jax.verifiers.lines import TINY, Followed, Lines, below, follow, start
-from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu
-from gloro_jax.verifiers.regions import Region, minimum
+from gloro_jax.verifiers.bounds.lines import TINY, Followed, Lines, below, follow, start
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Kinked, Parallel, Relu
+from gloro_jax.verifiers.bounds.regions import Region, minimum
 
 Boxed = tuple[Any, Any]
 LinesOf = Callable[[Any, Any], Lines]

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from gloro_jax.lipschitz.convolutions.torus import Torus
 from gloro_jax.lipschitz.gram import cholesky
-from gloro_jax.lipschitz.torus import Torus
 
 _MODES_PER_FREQUENCY = 64
 _BATCHED_SIDE = 32  # blocks up to this size are factorised many at a time

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Kinked, Parallel, Relu
 
 TINY = 1e-200  # above what is lost of offsets by underflow, below what any score depends on
 # An entry is short of at most 2^20 products of 2^-1022; over the factor `charge`, above 2^-45.

@@ -10,13 +10,13 @@ import dataclasses
 
 import numpy as np
 
-from gloro_jax.lipschitz.blocks import Blocks
-from gloro_jax.lipschitz.constraints import prove
+from gloro_jax.lipschitz.convolutions.blocks import Blocks
+from gloro_jax.lipschitz.convolutions.constraints import prove
+from gloro_jax.lipschitz.convolutions.lanczos import StrideOne, largest_singular_vectors
+from gloro_jax.lipschitz.convolutions.torus import Torus
 from gloro_jax.lipschitz.geometry import Pads, Pair, output_size
 from gloro_jax.lipschitz.gram import cholesky
-from gloro_jax.lipschitz.lanczos import StrideOne, largest_singular_vectors
 from gloro_jax.lipschitz.rounding import cholesky_slack, gamma, up
-from gloro_jax.lipschitz.torus import Torus
 from gloro_jax.platforms import one_blas_thread
 
 _BYTES = 2**30  # of all Fourier blocks together; beyond that the torus's own bound must do

@@ -26,10 +26,10 @@ import dataclasses
 import numpy as np
 import scipy.linalg
 
-from gloro_jax.lipschitz.blocks import Blocks
+from gloro_jax.lipschitz.convolutions.blocks import Blocks
+from gloro_jax.lipschitz.convolutions.torus import Torus
 from gloro_jax.lipschitz.gram import cholesky
 from gloro_jax.lipschitz.rounding import cholesky_slack, gamma, up
-from gloro_jax.lipschitz.torus import Torus
 
 _ROUNDS = 3
 _BYTES = 2**28  # of the modes' spectra; more of them are not tried

@@ -10,7 +10,7 @@ import numpy as np
 
 from gloro_jax.activations import minmax, pairs, unpair
 from gloro_jax.lipschitz.geometry import output_size, tap_table
-from gloro_jax.verifiers.operations import Affine, Chain, Kinked, Parallel, Relu, Shape
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Kinked, Parallel, Relu, Shape
 
 NewRelu = Callable[[Shape], Relu]
 

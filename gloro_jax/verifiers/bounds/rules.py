@@ -1,4 +1,4 @@
-"""The rule of each step: which operations of `gloro_jax.verifiers.operations` it is."""
+"""The rule of each step: which operations of `gloro_jax.verifiers.bounds.operations` it is."""
 
 import functools
 import itertools
@@ -17,9 +17,9 @@ from gloro_jax.lipschitz.steps import Step, Steps, every
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit
 from gloro_jax.program.agreement import random_points
-from gloro_jax.verifiers.convolutions import convolve
-from gloro_jax.verifiers.kinks import absolute, max_pool, sorted_pairs
-from gloro_jax.verifiers.operations import Affine, Chain, Parallel, Relu, Shape, run
+from gloro_jax.verifiers.bounds.convolutions import convolve
+from gloro_jax.verifiers.bounds.kinks import absolute, max_pool, sorted_pairs
+from gloro_jax.verifiers.bounds.operations import Affine, Chain, Parallel, Relu, Shape, run
 from gloro_jax.views import source_of_pixels
 
 

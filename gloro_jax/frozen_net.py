@@ -27,7 +27,7 @@ from gloro_jax.lipschitz.steps import Steps, layers_of
 from gloro_jax.logits import GloroLogits
 from gloro_jax.platforms import check_arithmetic, follows_ieee, jit, outside_jit
 from gloro_jax.program import Program, Static, body_of, trace
-from gloro_jax.pytrees import checksum, own_dicts
+from gloro_jax.pytrees import checksum, own_dicts, refuse_deleted
 
 
 @jax.tree_util.register_pytree_node_class
@@ -179,9 +179,10 @@ class FrozenNet:
                 "those of then, and bounds hold for what was frozen. Freeze it again, "
                 "gj.freeze(net, variables, input_shape=...)."
             )
+        leaves = jax.tree.leaves(self._frozen)
+        refuse_deleted(leaves)
         if self._is_checked:
             return True
-        leaves = jax.tree.leaves(self._frozen)
         types = {str(leaf.dtype) for leaf in leaves if hasattr(leaf, "dtype")} - {"float32"}
         if types or getattr(self._checksum, "dtype", None) != np.uint32:
             raise ValueError(
@@ -197,8 +198,7 @@ class FrozenNet:
         if not np.array_equal(np.asarray(self._digest), self._computed_digest()):
             raise ValueError(
                 "The digest of this FrozenNet does not match its weights and bounds: it was "
-                "altered after gj.freeze, or its layers without weights are others. Bounds hold "
-                "for the network they were computed from; freeze the network again."
+                "altered, or its layers without weights are others. Freeze the network again."
             )
         self._is_checked = True
         return True

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 T = TypeVar("T")
 
@@ -95,3 +96,13 @@ def checksum(leaves: Sequence[Any]) -> Any:
     flat = [module.asarray(leaf).reshape(-1) for leaf in leaves]
     sums = module.stack([mixed_bits(leaf).sum(dtype=np.uint32) for leaf in flat])
     return mixed_bits(sums).sum(dtype=np.uint32)
+
+
+def refuse_deleted(leaves: Iterable[Any]) -> None:
+    """Raises a ValueError if one of a FrozenNet's arrays is no more."""
+    concrete = [leaf for leaf in leaves if not isinstance(leaf, Tracer)]
+    if any(getattr(leaf, "is_deleted", bool)() for leaf in concrete):
+        raise ValueError(
+            "Arrays of this FrozenNet were deleted, or donated to a program (donate_argnums), "
+            "which may write over them. Donate other arguments, and load or freeze it again."
+        )

@@ -35,6 +35,12 @@ def damaged(name, value):
         (pathlib.Path(folder) / "config.json").write_text(json.dumps({"data": {name: value}}))
         gj.runs.read_config(folder)
 
+def donated():
+    mine = jax.tree.map(jnp.copy, frozen)
+    for leaf in jax.tree.leaves(mine):
+        leaf.delete()
+    return mine
+
 def own(fn):
     made = gj.GloroNet(nn.Sequential([Own(fn)]), 2)
     head = {"head_kernel": np.eye(4, 2), "head_bias": np.zeros(2)}
@@ -74,6 +80,11 @@ CASES = {
     "gj.ensembles.Selective(frozen)": ("TypeError", "takes a list of members"),
     "gj.ensembles.Selective('ab')": ("TypeError", "takes a list of members"),
     "gj.ensembles.Selective([frozen], alpha='a')": ("ValueError", "alpha is a probability"),
+    "gj.certify(donated(), x, epsilon=0.1)": ("ValueError", "donate_argnums"),
+    "donated()(x)": ("ValueError", "donate_argnums"),
+    "gj.export.write(donated(), out='there', epsilon=0.1)": ("ValueError", "donate_argnums"),
+    "gj.verifiers.Crown().verify(donated(), images, labels, norm='l2', radius=0.1)":
+        ("ValueError", "donate_argnums"),
     "gj.verifiers.Smoothing(sigma=0.1, seed=2**70)": ("ValueError", "seed is a whole number"),
     "gj.verifiers.Crown().verify(frozen, x, [[1], [1, 2]], radius=0.1)":
         ("ValueError", "labels is no array of numbers"),

@@ -103,12 +103,12 @@ class BroConv(LipschitzLayer):
 
 def reflector(columns: Any, *, ridge: float) -> Any:
     """I - 2 V (V^H V + e I)^-1 V^H of V (..., n, r); the identity where V is 0."""
-    columns = columns / _largest(columns)
+    columns = columns / _largest(columns).astype(columns.dtype)
     adjoint = jnp.conj(jnp.swapaxes(columns, -1, -2))
     gram = jnp.matmul(adjoint, columns, precision=_EXACT)
     mean = jnp.mean(jnp.real(jnp.diagonal(gram, axis1=-2, axis2=-1)), axis=-1)[..., None, None]
     e = jax.lax.stop_gradient(jnp.where(mean > 0, ridge * mean, 1.0))
-    inverse = solve(gram + e * _identity(gram), adjoint)
+    inverse = solve(gram + e.astype(gram.dtype) * _identity(gram), adjoint)
     space = 2 * jnp.matmul(columns, inverse, precision=_EXACT)
     return _identity(space) - space
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax.extend.core
+from jax.core import ShapedArray
 
 _IMPURE = {
     "pure_callback": "calls back to Python while it runs",
@@ -16,6 +17,9 @@ _IMPURE = {
     "call_hi_primitive": "has rules of its own for batches, which may do anything else",
     "call_hi_primitive_linearized": "has rules of its own for batches, which may do anything else",
     "custom_vmap_call": "has a rule of its own for batches, which may do anything else",
+    "custom_partitioning": "runs another function where it is split among devices",
+    "call_exported": "runs a program that was compiled elsewhere and cannot be looked into",
+    "call_tf": "calls TensorFlow",
 }
 
 
@@ -30,8 +34,9 @@ def _impurities(jaxpr: Any, *, has_refs: bool = False) -> Iterator[str]:
     atoms = [*jaxpr.constvars, *jaxpr.invars]
     for equation in jaxpr.eqns:
         atoms += [*equation.invars, *equation.outvars]
-    if not has_refs and any("Ref" in type(atom.aval).__name__ for atom in atoms):
-        yield "reads or writes a mutable array (a Ref)"
+    others = [a.aval for a in atoms if not isinstance(a.aval, ShapedArray)]
+    if others and not has_refs:
+        yield f"reads or writes a mutable array or a container ({type(others[0]).__name__})"
     if any("rbg" in str(getattr(atom.aval, "dtype", "")) for atom in atoms):
         yield (
             "draws with a key of rbg, whose numbers hang on the place of an example in its batch: "

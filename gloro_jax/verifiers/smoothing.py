@@ -16,6 +16,7 @@ from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
 
 ABSTAIN = -1
 _DOWN = 1 - 1e-9
+_LEAST_ALPHA = 1e-100  # below some 1e-300 scipy's quantiles are NaN, or too large
 
 
 class Smoothed(NamedTuple):
@@ -60,16 +61,23 @@ class Smoothing(Verifier):
     def __post_init__(self) -> None:
         """Raises a ValueError for numbers that make no procedure."""
         super().__post_init__()
-        if not 0 < self.sigma < np.inf:
-            raise ValueError(f"sigma is positive and finite, got {self.sigma}.")
+        least, most = (float(end) for end in (jnp.finfo("float32").tiny, jnp.finfo("float32").max))
+        if not least <= self.sigma <= most:
+            raise ValueError(
+                "sigma is positive and finite, and as a number of float32, which the noise is made "
+                f"of: got {self.sigma}."
+            )
         if min(self.n0, self.n, self.at_once) < 1:
             raise ValueError(
                 f"n0, n and at_once are at least 1, got {self.n0}, {self.n} and {self.at_once}."
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is a whole number from 0 to 2**63 - 1, got {self.seed}.")
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha is a probability between 0 and 1, got {self.alpha}.")
+        if not _LEAST_ALPHA <= self.alpha < 1:
+            raise ValueError(
+                "alpha is a probability between 0 and 1, and at least 1e-100, since quantiles of "
+                f"smaller ones are not known well: got {self.alpha}."
+            )
 
     def certify(self, frozen: FrozenNet, x: Any, *, key: Any = None) -> Smoothed:
         """Classes and certified radii of the smoothed classifier (CERTIFY of the paper).
@@ -109,8 +117,8 @@ class Smoothing(Verifier):
         for i, image in enumerate(images):
             counts = self._counts(frozen, image, jax.random.fold_in(key, i), self.n)
             second, first = np.sort(counts)[-2:]
-            test = scipy.stats.binomtest(int(first), int(first + second), 0.5)
-            found.append(int(counts.argmax()) if test.pvalue <= self.alpha else ABSTAIN)
+            is_clear = first > second and _doubt(int(first), int(second)) <= self.alpha
+            found.append(int(counts.argmax()) if is_clear else ABSTAIN)
         return np.array(found, np.int64)
 
     def _key(self, key: Any) -> Any:
@@ -130,7 +138,7 @@ class Smoothing(Verifier):
             return ABSTAIN, 0.0  # n more copies could not help; to abstain is always sound
         count = int(self._counts(frozen, image, counting, self.n)[likely])
         share = lower_share(count, self.n, alpha=self.alpha)
-        if share <= 0.5:
+        if not share > 0.5:
             return ABSTAIN, 0.0
         drawn = min(float(self.sigma), float(np.float32(self.sigma)))  # noise is float32
         return likely, float(drawn * scipy.stats.norm.ppf(share) * _DOWN)
@@ -189,6 +197,11 @@ def _noisy_classes(frozen: FrozenNet, image: Any, key: Any, sigma: Any, like: An
 
 def _classes(frozen: FrozenNet, image: Any, key: Any, sigma: float, count: int) -> Any:
     return _noisy_classes(frozen, image, key, jnp.float32(sigma), jnp.zeros(count))
+
+
+def _doubt(first: int, second: int) -> float:
+    """How likely so uneven a split, or a more uneven one, is of two equally likely classes."""
+    return float(scipy.stats.binomtest(first, first + second, 0.5).pvalue)
 
 
 def lower_share(count: int, n: int, *, alpha: float) -> float:

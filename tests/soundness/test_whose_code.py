@@ -4,10 +4,12 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -156,10 +158,26 @@ def ffi(v):
     return jax.ffi.ffi_call("nobody", like, vmap_method="broadcast_all")(v)
 
 
+def elsewhere(fn):
+    """Compiled before, and now one call."""
+    compiled = jax.export.export(jax.jit(fn))
+    return compiled(jax.ShapeDtypeStruct((1, 2), jnp.float32)).call
+
+
+def split(fn):
+    """Another function where it is split among devices."""
+    whole = custom_partitioning(fn)
+    told = {"infer_sharding_from_operands": None, "partition": None, "sharding_rule": "i j -> i j"}
+    whole.def_partition(**told)
+    return whole
+
+
 @pytest.mark.parametrize(("fn", "why"), [
     (foreign_primitive(), "none of JAX's"),
     (pallas(calls_back), "calls back"),
     (ffi, "machine code"),
+    (elsewhere(lambda v: v), "compiled elsewhere"),
+    (split(lambda v: v), "split among devices"),
 ])  # fmt: skip
 def test_what_nobody_can_look_at_is_no_function(fn, why):
     with pytest.raises(TypeError, match=why):

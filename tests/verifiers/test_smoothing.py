@@ -74,6 +74,34 @@ def test_noise_comes_from_the_key_alone_and_a_coin_abstains():
         coin.verify(frozen, x, np.array([label]), norm="linf", radius=0.1)
 
 
+def test_where_no_copy_counts_it_abstains():
+    frozen, x, _, _ = two_classes()
+    level_head = {"head_kernel": np.ones((4, 2), np.float32), "head_bias": np.zeros(2, np.float32)}
+    level = gj.freeze(frozen.net, {"params": level_head}, input_shape=(4,))
+    method = Smoothing(sigma=0.1, n0=10, n=10)
+    assert method.predict(level, x)[0] == -1
+    assert method.certify(level, x)[0][0] == -1
+
+
+@pytest.mark.parametrize("alpha", [1e-100, 1e-20, 0.5, 1 - 1e-12])
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (9, 10), (10, 10), (999, 1000), (1, 10**6)])
+def test_bounds_of_a_share_hold_for_every_alpha_that_is_taken(alpha, count, n):
+    share = lower_share(count, n, alpha=alpha)
+    assert 0 <= share <= 1
+    # So many successes are no likelier than alpha at that share.
+    assert count == 0 or scipy.stats.binom.sf(count - 1, n, share) <= alpha * (1 + 1e-6)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("alpha", 1e-300, "at least 1e-100"), ("alpha", float("nan"), "between 0 and 1"),
+    ("sigma", 1e39, "float32"), ("sigma", 1e-45, "float32"), ("sigma", float("nan"), "positive"),
+])  # fmt: skip
+def test_numbers_beyond_what_is_computed_with_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        Smoothing(**{"sigma": 0.5, field: value})
+
+
 @pytest.mark.usefixtures("untyped")
 def test_what_certify_takes_is_looked_at_as_by_verify(small_frozen, small_net):
     x, method = np.asarray(small_net[2][:1]), Smoothing(sigma=0.25, n=100)

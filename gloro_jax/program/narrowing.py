@@ -8,7 +8,7 @@ import numpy as np
 
 
 def narrow(leaf: Any) -> Any:
-    """A leaf of 64 bits in 32, which is what runs.
+    """A leaf of 64 bits, or a number of Python, in 32 bits, which is what runs.
 
     Raises:
         ValueError: if it holds what is no number of float32: complex ones, integers beyond 2^24.
@@ -25,8 +25,7 @@ def narrow(leaf: Any) -> Any:
             "runs, cannot: complex numbers, integers beyond 2^24, or no numbers at all. Give real "
             "float32 weights."
         )
-    is_wide = getattr(leaf, "dtype", None) == np.float64
-    return np.asarray(leaf).astype(np.float32) if is_wide else leaf
+    return np.asarray(leaf).astype(np.float32) if dtype in (None, np.float64) else leaf
 
 
 def flushed(operators: Any) -> tuple[Any, int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.extend.core
-import numpy as np
 from jax.core import Tracer
 
 from gloro_jax.lipschitz.doors import NAME, copied
@@ -56,7 +55,6 @@ def computed(equation: Any, values: list[Any]) -> list[Any]:
 def evaluated(closed: Any, values: list[Any]) -> list[Any]:
     """The results of a program: a short one equation by equation, a long one compiled."""
     jaxpr = closed.jaxpr.replace(eqns=_needed(closed.jaxpr))
-    values = [_typed(v, var.aval.dtype) for v, var in zip(values, jaxpr.invars, strict=True)]
     if len(jaxpr.eqns) > _SHORT:
         return jax.jit(jax.extend.core.jaxpr_as_fun(closed.replace(jaxpr=jaxpr)))(*values)
     known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
@@ -65,12 +63,6 @@ def evaluated(closed: Any, values: list[Any]) -> list[Any]:
         given = [a.val if _is_literal(a) else known[a] for a in equation.invars]
         known |= zip(equation.outvars, computed(equation, given), strict=True)
     return [a.val if _is_literal(a) else known[a] for a in jaxpr.outvars]
-
-
-def _typed(value: Any, dtype: Any) -> Any:
-    """A value as a compiled program takes it: float64 of NumPy's is float32 to most."""
-    is_typed = getattr(value, "dtype", None) == dtype
-    return value if is_typed else np.asarray(value).astype(dtype)
 
 
 def _needed(jaxpr: Any) -> list[Any]:

@@ -155,4 +155,4 @@ def _checked(initial: Mapping[str, Any], fresh: dict[str, Any]) -> dict[str, Any
             + f", above {_FAR_FROM_ORTHOGONAL}. Give orthogonal ones, those of a training for "
             "example, or orthonormalise them (gloro_jax.orthogonal.orthogonalized)."
         )
-    return jax.tree.map(lambda leaf: jnp.asarray(nearest_float32(leaf)), given)
+    return jax.tree.map(lambda leaf: jnp.asarray(nearest_float32(np.asarray(leaf))), given)

@@ -8,7 +8,11 @@ import pytest
 from gloro_jax.lipschitz.convolutions import constraints
 from gloro_jax.lipschitz.convolutions.blocks import Blocks
 from gloro_jax.lipschitz.convolutions.constraints import prove
-from gloro_jax.lipschitz.convolutions.stride_one import in_cells
+from gloro_jax.lipschitz.convolutions.stride_one import (
+    StrideOneCase,
+    in_cells,
+    stride_one_norm_squared,
+)
 from gloro_jax.lipschitz.convolutions.torus import TWISTS, Torus
 from tests.lipschitz.test_upper import exact_conv_norm, random_case
 
@@ -75,6 +79,18 @@ def test_a_zero_padded_convolution_is_a_part_of_its_torus():
         view = np.lib.stride_tricks.sliding_window_view(padded, (3, 4), axis=(0, 1))
         expected = np.einsum("yxcij,ijco->yxo", view, kernel)
         np.testing.assert_allclose(image[torus.kept_outputs].reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.37, 1 - 2.0**-20])
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-3])
+def test_kernels_of_one_pixel_have_the_norm_of_their_matrix(scale, spread):
+    """Near an orthogonal one the torus alone decides, within a millionth of the truth."""
+    rng = np.random.default_rng(0)
+    matrix = scale * np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    matrix += spread * rng.standard_normal((5, 5))
+    case = StrideOneCase(matrix[None, None], (7, 6), ((0, 0), (0, 0)))
+    bound, exact = stride_one_norm_squared(case, tol=1e-4), np.linalg.norm(matrix, 2) ** 2
+    assert exact * (1 - 1e-14) <= bound <= exact * (1 + 4e-4)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import gloro_jax as gj
 from gloro_jax import layers
 from gloro_jax.models import ChordLiResNet, GloroCNN
 from gloro_jax.runs import read_metrics
+from gloro_jax.training.optimizers import make_optimizer
+from gloro_jax.training.state import initial_state, started_from
 
 MODEL = GloroCNN(convs=((4, 3, 1),), dense=(8,), num_classes=3)
 CONFIG = gj.training.TrainConfig(epsilon=0.3, epochs=12, batch_size=40, learning_rate=1e-2)
@@ -252,3 +254,18 @@ def test_64_bit_settings_of_other_programs_change_nothing(tiny_data, tmp_path):
         gj.evaluation.report(wide.run, frozen, tiny_data.test, examples=2, steps=2)
         radii = gj.certify(frozen, images, epsilon=0.1).radius
     np.testing.assert_array_equal(radii, gj.certify(plain.frozen, images, epsilon=0.1).radius)
+
+
+@pytest.mark.parametrize("change", [
+    lambda params: {**params, "more": {"kernel": np.ones((2, 2), np.float32)}},
+    lambda params: {name: leaf for name, leaf in params.items() if name != "head_bias"},
+    lambda params: {**params, "head_bias": np.ones(7, np.float32)},
+])  # fmt: skip
+def test_initial_weights_of_another_network_are_named(tiny_data, change):
+    net, optimizer = MODEL.build(), make_optimizer(CONFIG, steps_per_epoch=1)
+    shape = tiny_data.input_shape
+    state = initial_state(net, optimizer, seed=0, input_shape=shape)
+    told = {"net": net, "optimizer": optimizer, "input_shape": shape}
+    started_from(state, {"params": state.params}, **told)
+    with pytest.raises(ValueError, match=r"another network.*(more|head_bias)"):
+        started_from(state, {"params": change(dict(state.params))}, **told)

@@ -8,7 +8,7 @@ usage: scripts/babysit.sh COMMAND...
 
 Runs COMMAND, a `gloro-jax train ... --run DIR`, with --resume added, again and again: after a
 preemption (SIGTERM), a crash, or a peer that died. It stops when training has ended, on bad input
-(status 2), on Ctrl-C, and after $TRIES failures (10 unless set) none of which took a checkpoint
+(status 2), on Ctrl-C, where there is no such command, and after $TRIES failures (10 unless set) none of which took a checkpoint
 further. $RECREATE, if set, is run before each new try: a command that makes the machines again.
 COMMAND must last as long as training does and end with its status. DIR may lie in a bucket, gs:// or
 s3://, whose checkpoints gcloud or aws lists.
@@ -24,7 +24,7 @@ case "${1:-}" in
     usage
     exit 0
     ;;
-'')
+'' | -*)
     usage >&2
     exit 2
     ;;
@@ -54,7 +54,7 @@ while :; do
     status=$?
     case "$status" in
     0) exit 0 ;;
-    2 | 130) exit "$status" ;;
+    2 | 126 | 127 | 130) exit "$status" ;; # bad input, no such command, Ctrl-C
     esac
     now=$(newest)
     if [ "$now" != "$before" ]; then

@@ -11,7 +11,7 @@ usage: scripts/tpu_pod.sh [--dry-run] ACTION [ARGUMENTS]
   launch RECIPE --run DIR    gloro-jax train, detached, on every worker at once, with --resume
   train RECIPE --run DIR     the same, and waits: ends when training ends, with its status
   follow                     what worker 0 prints, as it prints it
-  fetch DIR HERE             copies a run folder from worker 0 to this machine
+  fetch DIR HERE             copies a run folder to this machine, from a bucket or from worker 0
   delete                     ends the slice, and its costs
   recreate                   delete, create, wait until the slice is there, setup
 
@@ -65,6 +65,10 @@ python3 -m venv gloro-jax/.venv && gloro-jax/.venv/bin/pip install -q -e 'gloro-
     ;;
 launch | train)
     [ $# -ge 1 ] || { usage >&2; exit 2; }
+    case " $*" in
+    *" --run"[\ =]*) ;;
+    *) echo "tpu_pod: $action takes --run DIR, on storage that all workers share." >&2 && exit 2 ;;
+    esac
     training=".venv/bin/gloro-jax train $(quoted "$@")--resume"
     [ "$action" = train ] || training="nohup $training > train.log 2>&1 < /dev/null &"
     on_workers all "cd gloro-jax && $training"
@@ -72,8 +76,13 @@ launch | train)
 follow) on_workers 0 "tail -n 50 -f gloro-jax/train.log" ;;
 fetch)
     [ $# -eq 2 ] || { usage >&2; exit 2; }
+    case "$1" in
+    gs://*) $run gcloud storage cp --recursive "$1" "$2" ;;
+    /*) from=$1 ;;
+    *) from=gloro-jax/$1 ;;
+    esac
     # shellcheck disable=SC2086
-    $run gcloud compute tpus tpu-vm scp --recurse "$name:gloro-jax/$1" "$2" $where --worker=0
+    [ -z "${from:-}" ] || $run gcloud compute tpus tpu-vm scp --recurse "$name:$from" "$2" $where --worker=0
     ;;
 delete)
     # shellcheck disable=SC2086

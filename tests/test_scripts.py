@@ -31,6 +31,29 @@ def test_the_pod_s_commands_are_printed_with_their_words_intact():
     remote = told.stdout.split("--command=")[1].split("gloro-jax train ")[1].split(" --resume")[0]
     assert run("sh", "-c", f"printf '%s|' {remote}").stdout == "digits|--run|it's $HOME|"
     assert run(SCRIPTS / "tpu_pod.sh", "--dry-run", "explode").returncode == 2
+    assert run(SCRIPTS / "tpu_pod.sh", "--dry-run", "launch", "digits").returncode == 2
+
+
+def test_a_run_is_fetched_from_where_it_lies():
+    sources = {
+        "gs://b/r": "cp --recursive gs://b/r",
+        "/mnt/r": "pod:/mnt/r",
+        "r": "pod:gloro-jax/r",
+    }
+    for place, source in sources.items():
+        told = run(
+            SCRIPTS / "tpu_pod.sh", "--dry-run", "fetch", place, "here",
+            env={"PATH": "/usr/bin:/bin", "NAME": "pod"},
+        )  # fmt: skip
+        assert f"{source} here" in told.stdout
+
+
+def test_what_can_never_work_is_not_tried_again():
+    babysit = run(SCRIPTS / "babysit.sh", "there-is-no-such-command")
+    assert (babysit.returncode, "trying again" in babysit.stderr) == (127, False)
+    assert run(SCRIPTS / "babysit.sh", "--dry-run", "echo").returncode == 2
+    slurm = run(SCRIPTS / "slurm.sbatch", "digits", env={"PATH": "/usr/bin:/bin"})
+    assert (slurm.returncode, "no srun" in slurm.stderr) == (2, True)
 
 
 # Stands in for gcloud: a slice that is there when it is asked for the third time.

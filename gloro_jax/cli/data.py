@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -16,6 +16,7 @@ from gloro_jax.data import store
 from gloro_jax.data.dataset import DataConfig, Dataset
 from gloro_jax.data.sources import STOCK, open_data
 
+_FEW = 5  # pictures left out that are named
 _USAGE = """\
 gloro-jax data list                                 the sets that are there, and that could be
 gloro-jax data show NAME|FILE.npz                   counts, mean and deviation, a contact sheet
@@ -125,6 +126,7 @@ def _show(words: list[str]) -> int:
         raise ValueError(f"--sheet takes a file that ends in .png, got {sheet}.")
     console = Console(highlight=False)
     console.print(_statistics_table(opened))
+    _print_skipped(console, getattr(opened.train.images, "told", {}))
     console.print(
         f"Shown with {opened.origin.validation:.0%} of the training images held out for "
         "validation; a recipe may hold out another share (train RECIPE --validation)."
@@ -150,8 +152,9 @@ def _statistics_table(opened: Dataset) -> Table:
     table.add_row("mean", *(_numbers(s.mean) for s in found.values()))
     table.add_row("deviation", *(_numbers(s.std) for s in found.values()))
     again = [repeated(split, of=opened.train) for split in splits.values()]
-    shown = ["?" if count < 0 else str(count) for count in again[1:]]
-    table.add_row("also in train", "", *shown, end_section=True)
+    if min(again) >= 0:  # of photographs on disk nobody looks
+        table.add_row("also in train", "", *map(str, again[1:]))
+    table.add_section()
     for label, name in enumerate(opened.class_names):
         table.add_row(f"{label} {escape(name)}", *(str(s.per_class[label]) for s in found.values()))
     return table
@@ -161,23 +164,45 @@ def _prepare(words: list[str]) -> int:
     from gloro_jax.data.prepare import prepare
 
     options: PrepareOptions = parse(PrepareOptions, "data prepare", words)
+    directory = store.data_directory(_text(options.data_dir))
     with Bar() as bar:
         task = bar.add_task(f"preparing {options.name}", total=None)
-        folder = prepare(
-            options.name,
-            source=options.source,
-            directory=store.data_directory(_text(options.data_dir)),
-            resize=_size(options.resize),
-            shorter_side=options.shorter_side,
-            is_skipping_corrupt=options.skip_corrupt,
-            is_overwriting=options.overwrite,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    Console(highlight=False, soft_wrap=True).print(
+        try:
+            folder = prepare(
+                options.name,
+                source=options.source,
+                directory=directory,
+                resize=_size(options.resize),
+                shorter_side=options.shorter_side,
+                is_skipping_corrupt=options.skip_corrupt,
+                is_overwriting=options.overwrite,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            kept = "What is finished is kept, and the same command goes on."
+            raise KeyboardInterrupt(
+                f"Stopped: {options.name} is not prepared. {kept if options.shorter_side else ''}"
+            ) from None
+    console = Console(highlight=False, soft_wrap=True)
+    _print_skipped(console, store.contents(options.name, directory))
+    where = "" if options.data_dir is None else f" --data-dir {options.data_dir}"
+    console.print(
         f"{options.name} is in {escape(str(folder))}. Look at it: gloro-jax data show "
-        f"{options.name}"
+        f"{options.name}{escape(where)}"
     )
     return 0
+
+
+def _print_skipped(console: Console, told: dict[str, Any]) -> None:
+    """Counts and names the pictures that were left out."""
+    skipped = told.get("skipped", [])
+    if not skipped:
+        return
+    console.print(f"{len(skipped)} pictures cannot be read and were left out:")
+    for line in skipped[:_FEW]:
+        console.print(f"  {escape(line)}")
+    if len(skipped) > _FEW:
+        console.print("  ... all of them in contents.json of the set")
 
 
 def _size(resize: tuple[int, ...] | None) -> tuple[int, int] | None:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except _RUN_ERRORS as error:
         console.print(f"[bold red]error:[/] {_in_words(error)}")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, ChildProcessError) else 2)  # 1: the input was not bad
     except KeyboardInterrupt as stopped:
         if str(stopped):  # training says how to go on
             console.print(_in_words(stopped))

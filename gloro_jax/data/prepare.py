@@ -79,6 +79,11 @@ def prepare(
         )
     if is_skipping_corrupt and shorter_side is None:
         raise ValueError("--skip-corrupt goes with --shorter-side.")
+    if resize is not None and shorter_side is not None:
+        raise ValueError(
+            "--resize brings images to one size in memory, --shorter-side keeps photographs of "
+            "many sizes on disk: give one of the two."
+        )
     mine = mirror.here(directory)
     if shorter_side is not None:
         _as_shards(name, source, mine, shorter_side, is_skipping_corrupt, on_progress)

@@ -287,7 +287,7 @@ class Trainer:
             raise Interrupted(
                 f"Stopped at step {self.step}; everything is saved. Go on with the same command "
                 "and --resume.",
-                number=stop.signal or signal.SIGTERM,
+                number=stop.signal or self._requests.signal or signal.SIGTERM,
             )
 
 

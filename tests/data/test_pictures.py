@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 import gloro_jax as gj
+from gloro_jax.cli.main import main
 from gloro_jax.data import DataConfig, open_data, prepare, store, training_batches
 from gloro_jax.data.photographs import shards
 from gloro_jax.data.photographs.decoding import random_box
@@ -247,6 +249,56 @@ def test_a_preparation_that_was_stopped_goes_on_and_gives_the_same_files(
     assert same[0].fingerprint == same[1].fingerprint
 
 
+def test_what_is_left_out_is_counted_and_named_by_the_command(tree, tmp_path, capsys):
+    own = copied(tree, tmp_path / "own")
+    (own / "train" / "bee" / "0.jpg").write_bytes(b"")
+    (own / "train" / "cow" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    words = ["data", "prepare", "own", "--from", str(own), "--data-dir", str(tmp_path / "sets")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--shorter-side", str(SIDE)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    for word in ("2 of 27", "bee/0.jpg", "cow/gone.jpg", "--skip-corrupt"):
+        assert word in said
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--shorter-side", str(SIDE), "--skip-corrupt"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    for word in ("2 pictures", "bee/0.jpg", "cow/gone.jpg", f"--data-dir {tmp_path / 'sets'}"):
+        assert word in said
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_what_is_finished_is_kept(
+    tree, directory, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shards, "_PER_SHARD", 5)
+    real, written = shards._encoded, []
+
+    def until_it_is_full(file, shard):
+        written.append(file)
+        if len(written) > 12:
+            raise RuntimeError("write() failed: No space left on device; writing a.partial; more")
+        return real(file, shard)
+
+    monkeypatch.setattr(shards, "_encoded", until_it_is_full)
+    told = {"source": tree, "directory": tmp_path, "shorter_side": SIDE}
+    with pytest.raises(OSError, match=r"could not be written: write.. failed.*Make room"):
+        prepare("zoo", **told)
+    assert list(tmp_path.rglob("*.array_record"))
+    monkeypatch.setattr(shards, "_encoded", real)
+    prepare("zoo", **told)
+    assert store.contents("zoo", tmp_path)["files"] == store.contents("zoo", directory)["files"]
+
+
+def test_a_stopped_preparation_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+    words = ["data", "prepare", "own", "--from", str(tree), "--data-dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--shorter-side", str(SIDE)])
+    assert ended.value.code == 130
+    assert "What is finished is kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda p: p.write_bytes(p.read_bytes()[:-1])])
 def test_missing_and_shortened_shards_are_named(tree, tmp_path, damage):
     folder = prepare("zoo", source=tree, directory=tmp_path, shorter_side=SIDE)
@@ -261,6 +313,7 @@ def test_missing_and_shortened_shards_are_named(tree, tmp_path, damage):
         ({"source": None, "shorter_side": 256}, "folders of photographs"),
         ({"source": Path("some.npz"), "shorter_side": 256}, "folders of photographs"),
         ({"shorter_side": 3}, "at least 8"),
+        ({"shorter_side": 64, "resize": (32, 32)}, "give one of the two"),
         ({"is_skipping_corrupt": True}, "goes with --shorter-side"),
         ({"name": "cifar10", "shorter_side": 256}, "set of small images"),
     ],

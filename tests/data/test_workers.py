@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,12 +132,14 @@ def test_errors_of_processes_arrive_and_a_killed_one_is_replaced(tmp_path, tree,
         for _ in range(100):
             decoding.decoded(found[:3], cut)
 
-    with pytest.raises(RuntimeError, match=r"ended from outside.*LOKY_MAX_CPU_COUNT=8"):
+    with pytest.raises(ChildProcessError, match=r"One of 2 .*--resume.*LOKY_MAX_CPU_COUNT=1"):
         until_it_is_seen()
     assert decoding.decoded(found[:3], cut).shape == (3, SIZE, SIZE, 3)
 
 
-def test_a_script_needs_no_main_guard_and_ctrl_c_leaves_workers_alone(directory, tmp_path):
+def test_a_script_needs_no_main_guard_and_its_workers_end_with_it_and_not_by_signals(
+    directory, tmp_path
+):
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -147,10 +150,12 @@ def test_a_script_needs_no_main_guard_and_ctrl_c_leaves_workers_alone(directory,
             data = DataConfig("zoo", directory={str(directory)!r}, image_size=8)
             images = open_data(data).test.images
             before = images[:]
-            signal.signal(signal.SIGINT, lambda *_: print("asked to stop", flush=True))
-            os.killpg(os.getpgrp(), signal.SIGINT)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: print("asked to stop", flush=True))
+                os.killpg(os.getpgrp(), number)
             assert (images[:] == before).all()
-            print("went on")
+            print(*{{workers.lasting().submit(os.getpid).result() for _ in range(20)}}, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         """)
     )
     done = subprocess.run(
@@ -160,9 +165,22 @@ def test_a_script_needs_no_main_guard_and_ctrl_c_leaves_workers_alone(directory,
         timeout=120,
         start_new_session=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:2] == ["asked to stop", "went on"]
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    *asked, pids = done.stdout.splitlines()
+    assert asked == 2 * ["asked to stop"]
     assert "Traceback" not in done.stderr
+    assert 1 <= len(pids.split()) <= 2
+    last = time.monotonic() + 30
+    while any(map(is_running, pids.split())):
+        assert time.monotonic() < last, "workers outlive the process that they worked for"
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_has_not_begun_is_cancelled_when_a_task_fails(monkeypatch):

@@ -105,13 +105,16 @@ def test_a_request_is_acted_on_when_every_process_has_seen_it(monkeypatch):
     """Whoever sees the sums of step 7 early waits, as whoever sees them a step later must."""
     monkeypatch.setattr("jax.process_count", lambda: 2)
     early, late, stop = Requests(), Requests(), StopRequest()
-    stop.signal = signal.SIGTERM
-    assert early.added("batch", stop)[1].sum() > 0
+    stop.signal = signal.SIGINT
+    asks = early.added("batch", stop)[1].sum(axis=0)
+    assert asks.sum() > 0
     assert early.added("batch", StopRequest())[1].sum() == 0
-    assert early.heard(7, {"loss": 1.0, "asks": np.float32(2)}) == {"loss": 1.0}
+    assert early.heard(7, {"loss": 1.0, "asks": asks}) == {"loss": 1.0}
     assert not early.is_due(7, stop)  # its own signal alone decides nothing
     assert not late.is_due(7, StopRequest())
-    late.heard(7, {"loss": 1.0, "asks": np.float32(2)})
+    assert late.signal is None
+    late.heard(7, {"loss": 1.0, "asks": asks})
+    assert late.signal == signal.SIGINT  # so that its status is that of the one that was stopped
     assert early.is_due(8, StopRequest())
     assert late.is_due(8, StopRequest())
 
@@ -136,6 +139,26 @@ def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
     where = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConnectionError, match=f"does not answer at {where}"):
         processes.join(coordinator=where, processes=2, process=1)
+
+
+def test_a_port_that_another_program_has_is_named():
+    with socket.create_server(("", 0)) as other:
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(OSError, match="cannot listen at"):
+            processes.join(coordinator=where, processes=2, process=0)
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_the_others():
+    words = ["train", "digits", "--run", "/nowhere/run", "--processes", "2", "--process", "0"]
+    command = [sys.executable, "-m", "gloro_jax", *words]
+    with subprocess.Popen(
+        [*command, "--coordinator", f"127.0.0.1:{free_port()}"], stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert "waits for the others" in waiting.stderr.readline()
+        time.sleep(1)  # into JAX's own code
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=30) == 130
+        assert "Traceback" not in waiting.stderr.read()
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def decoded(records: Records, cut: Cut) -> np.ndarray:
 
     Raises:
         ValueError: if a record is damaged, or decodes to other pixels than its digest says.
-        RuntimeError: if a process that decodes was killed.
+        ChildProcessError: if a process that decodes was killed.
     """
     shape = (len(records), cut.size, cut.size, 3)
     if len(records) < _FEW:

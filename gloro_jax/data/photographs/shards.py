@@ -8,13 +8,14 @@ at all, and what a stopped preparation finished is kept: the same command goes o
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,7 @@ def _begin(place: Path, shards: list[Shard]) -> None:
     sha = hashlib.sha256(decoder().encode())
     for shard in shards:
         for path, label in shard.files:
-            found = path.stat()
-            facts = (str(path), label, shard.side, found.st_size, found.st_mtime_ns)
+            facts = (str(path), label, shard.side, *_state(path))
             sha.update(repr(facts).encode())
     plan = json.dumps({"plan": sha.hexdigest()})
     there = place / "plan.json"
@@ -152,6 +152,15 @@ def _begin(place: Path, shards: list[Shard]) -> None:
             shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
     there.write_text(plan, encoding="utf-8")
+
+
+def _state(path: Path | Member) -> tuple[int, ...]:
+    """Size and time of a file; nothing of a link that leads nowhere, which is no picture."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_size, found.st_mtime_ns
 
 
 def _write_all(
@@ -171,15 +180,12 @@ def _write_all(
 
 def _write_shard(place: Path, shard: Shard) -> dict[str, Any]:
     """Writes a shard unless it is there, and says what it holds."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     path, beside = place / shard.name, place / f"{shard.name}.json"
     if beside.is_file():
         return json.loads(beside.read_text(encoding="utf-8"))
     partial = place / f"{shard.name}.partial"
     kept, digests, bad = [], [], []
-    writer: Any = ArrayRecordWriter(str(partial), "group_size:1")
-    try:
+    with _writing(partial) as writer:
         for file, label in shard.files:
             try:
                 raw, seen = _encoded(file, shard)
@@ -189,13 +195,33 @@ def _write_shard(place: Path, shard: Shard) -> dict[str, Any]:
             writer.write(raw)
             kept.append(label)
             digests.append(seen)
-    finally:
-        writer.close()
     told = {"labels": kept, "digests": digests, "bad": bad, "sha256": store.sha256(partial)}
     os.replace(partial, path)
     partial.write_text(json.dumps(told), encoding="utf-8")
     os.replace(partial, beside)
     return told
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Any]:
+    """A writer of records.
+
+    Raises:
+        OSError: if the disk is full, for which array_record has a RuntimeError.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    try:
+        writer: Any = ArrayRecordWriter(str(path), "group_size:1")
+        try:
+            yield writer
+        finally:
+            writer.close()
+    except RuntimeError as error:
+        raise OSError(
+            f"{path} could not be written: {str(error).split(';')[0]}. Make room; what is finished "
+            "is kept, and the same command goes on."
+        ) from None
 
 
 def _encoded(file: Path | Member, shard: Shard) -> tuple[bytes, str]:

@@ -8,16 +8,16 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 _MOST_THREADS = 4
-_ENDED = (
-    "A process that decodes photographs was ended from outside, mostly because memory ran out. "
-    "Fewer of them at a time: LOKY_MAX_CPU_COUNT=8 in the environment; up to "
-    f"{_MOST_THREADS} there are threads only."
-)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY = 2.0  # seconds
 
 Task = concurrent.futures.Future[Any]
 
@@ -40,7 +40,15 @@ def pool() -> concurrent.futures.Executor:
         return concurrent.futures.ThreadPoolExecutor(count(), "photographs")
     from joblib.externals import loky
 
-    return loky.ProcessPoolExecutor(count(), initializer=_begin)
+    made = loky.ProcessPoolExecutor(count(), initializer=_begin, initargs=(os.getpid(),))
+    # Ctrl-C, and Slurm's SIGTERM, reach all processes of a terminal or a job step; what they mean
+    # is for the one that trains to say. Blocked here, they are blocked in what is started here.
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        made.submit(os.getpid)  # starts them all
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+    return made
 
 
 @functools.cache
@@ -56,19 +64,31 @@ def tasks(futures: Iterable[Task]) -> Iterator[list[Task]]:
     """Tasks of a pool, in order; those that have not begun when this is left are cancelled.
 
     Raises:
-        RuntimeError: if a worker was killed; the next call of `lasting` starts new ones.
+        ChildProcessError: if a worker was killed; the next call of `lasting` starts new ones.
     """
     begun = list(futures)
     try:
         yield begun
     except concurrent.futures.BrokenExecutor:
         lasting.cache_clear()
-        raise RuntimeError(_ENDED) from None
+        raise ChildProcessError(
+            f"One of {count()} processes that decode photographs was ended from outside, mostly "
+            "because memory ran out. The same command goes on, a training with --resume; with "
+            f"fewer of them: LOKY_MAX_CPU_COUNT={max(1, count() // 2)} in the environment."
+        ) from None
     finally:
         for task in begun:
             task.cancel()
 
 
-def _begin() -> None:
-    # Ctrl-C reaches all processes of a terminal; what it means is for the one that trains to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(parent: int) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that it works for is no more, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    os._exit(1)

@@ -5,10 +5,12 @@ first: it alone makes the run folder, writes checkpoints, metrics and weights, a
 others take part in every step, and say nothing unless something is wrong.
 """
 
+import functools
 import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ def join(
 
     Raises:
         ValueError: if only some of the three are given, or they are no such numbers.
+        OSError: if process 0 cannot listen at that port.
         ConnectionError: if the others do not arrive within five minutes; it names the address.
     """
     given = [value is not None for value in (coordinator, processes, process)]
@@ -50,32 +53,75 @@ def join(
         _check_place(coordinator, processes, process)
         if processes == 1:
             return
-        print(
-            f"Process {process} of {processes}: waits for the others at {coordinator}, at most "
-            f"{_LONGEST_WAIT} s.",
-            file=sys.stderr,
-            flush=True,
-        )
-        if process > 0:
-            _wait_for(coordinator)
+        _arrive(coordinator, processes, process)
     elif not _is_one_of_several():
         return
     # Of JAX's ways to add up between CPU processes, the one that its wheels bring.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    start = functools.partial(
+        jax.distributed.initialize,
+        coordinator,
+        processes,
+        process,
+        heartbeat_timeout_seconds=_HEARTBEAT,
+        initialization_timeout=_LONGEST_WAIT,
+    )
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            heartbeat_timeout_seconds=_HEARTBEAT,
-            initialization_timeout=_LONGEST_WAIT,
-        )
+        _interruptibly(start)
     except Exception as error:
         where = coordinator or "its coordinator"
         raise ConnectionError(
             f"This process could not join the others through {where}: "
             f"{str(error).splitlines()[0][:200]}. Start every process with the same --coordinator "
             "and --processes, each with its own --process, and let the port through the firewall."
+        ) from None
+
+
+def _arrive(coordinator: str, processes: int, process: int) -> None:
+    """Says what this process waits for, and looks whether process 0 can listen, or does."""
+    print(
+        f"Process {process} of {processes}: waits for the others at {coordinator}, at most "
+        f"{_LONGEST_WAIT} s.",
+        file=sys.stderr,
+        flush=True,
+    )
+    if process > 0:
+        _wait_for(coordinator)
+    else:
+        _check_port(coordinator)
+
+
+def _interruptibly(act: Callable[[], None]) -> None:
+    """Runs `act` in a thread: waiting in JAX's own code, the main one would not hear of Ctrl-C."""
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            act()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failures:
+        raise failures[0]
+
+
+def _check_port(coordinator: str) -> None:
+    """Looks whether process 0 can listen: where it cannot, JAX ends it by a crash.
+
+    Raises:
+        OSError: if another program listens there.
+    """
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise OSError(
+            f"Process 0 cannot listen at port {port} ({error.strerror}): another program does, the "
+            "same training perhaps. Give --coordinator another port, to every process."
         ) from None
 
 

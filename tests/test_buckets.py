@@ -19,7 +19,7 @@ import gloro_jax as gj
 from gloro_jax import paths
 from gloro_jax.cli import main
 from gloro_jax.data import DataConfig, mirror
-from gloro_jax.data.prepare import prepare
+from gloro_jax.data.preparing import prepare
 from gloro_jax.data.store import data_directory
 from gloro_jax.models import GloroCNN
 from gloro_jax.paths import is_in_bucket, local, place

@@ -161,7 +161,7 @@ def _statistics_table(opened: Dataset) -> Table:
 
 
 def _prepare(words: list[str]) -> int:
-    from gloro_jax.data.prepare import prepare
+    from gloro_jax.data.preparing import prepare
 
     options: PrepareOptions = parse(PrepareOptions, "data prepare", words)
     directory = store.data_directory(_text(options.data_dir))

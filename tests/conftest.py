@@ -39,8 +39,9 @@ from tests import draws  # noqa: E402
 
 # In these files and folders, the library's programs are compiled as they are for users.
 AS_FOR_USERS = {
-    "certificates", "test_certify", "test_executed", "test_export", "test_golden",
-    "test_golden_liresnet", "test_hunt", "test_margins", "test_models", "test_tightness",
+    "certificates", "test_augmented_steps", "test_certify", "test_executed", "test_export",
+    "test_golden", "test_golden_liresnet", "test_hunt", "test_margins", "test_models",
+    "test_tightness",
 }  # fmt: skip
 MORE = tuple(
     line

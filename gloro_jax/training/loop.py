@@ -1,9 +1,10 @@
 """fit, and the same epoch by epoch."""
 
-import atexit
 import contextlib
+import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -108,9 +109,9 @@ class Epochs:
     def __init__(self, steps: Generator[dict[str, Any], None, TrainResult]) -> None:
         self._steps = steps
         self.result: TrainResult | None = None
-        # Before the interpreter takes modules apart, which saving needs.
         self._close = _closer(steps)
-        atexit.register(self._close)
+        _unfinished.add(self._close)
+        _close_at_the_end()
 
     def __iter__(self) -> "Epochs":
         return self
@@ -133,12 +134,25 @@ class Epochs:
 
     def close(self) -> None:
         """Ends here: a checkpoint is saved, and the run folder is free for another training."""
-        atexit.unregister(self._close)
+        _unfinished.discard(self._close)
         self._close()
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
             self.close()
+
+
+_unfinished: set[Callable[[], None]] = set()
+
+
+@functools.cache
+def _close_at_the_end() -> None:
+    """Has what is unfinished saved when the program ends, while saving may still start threads.
+
+    `atexit` comes after `concurrent.futures` has closed its door, which uses the same private hook.
+    """
+    hook: Any = threading
+    hook._register_atexit(lambda: [close() for close in list(_unfinished)])
 
 
 def _closer(steps: Any) -> Callable[[], None]:

@@ -103,29 +103,6 @@ def test_running_means_move_once_per_step_however_many_microbatches(sgd):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("devices", "microbatches"),
-    [
-        pytest.param(2, 2, marks=pytest.mark.slow),
-        pytest.param(4, 1, marks=pytest.mark.slow),
-        pytest.param(1, 4, marks=pytest.mark.slow),
-        pytest.param(2, 8, marks=pytest.mark.slow),
-    ],
-)
-def test_augmented_steps_do_not_depend_on_how_a_batch_is_divided(sgd, devices, microbatches):
-    augmentation = gj.data.Augmentation(crop=1, is_flipping=True, operations=2)
-    config = dataclasses.replace(CONFIG, augmentation=augmentation)
-    whole = trained(sgd, backend="pmap", devices=1, steps=4, config=config)
-    config = dataclasses.replace(config, microbatches=microbatches)
-    parts = trained(sgd, backend="shard_map", devices=devices, steps=4, config=config)
-    for ours, theirs in zip(
-        jax.tree.leaves((parts.params, parts.spectral)),
-        jax.tree.leaves((whole.params, whole.spectral)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
-
-
 @pytest.mark.parametrize("backend", ["pmap", "shard_map"])
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
 def test_first_step_gradients_are_means_over_devices_and_microbatches(backend, microbatches):

@@ -114,6 +114,8 @@ def test_cases_alone_find_what_descent_would_find_first():
         network, pairs = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), seed)
         x = plain_nets.images(seed)
         exact = [plain_nets.exact_l2_radius(pairs, "relu", p.astype(float)) for p in x]
+        # Nor is the first point of another class that they meet the nearest.
+        np.testing.assert_allclose(radii(method, network, x[:2], "l2"), exact[:2], rtol=1e-5)
         for point, distance in zip(x, exact, strict=True):
             label = np.array([method_label(network, point)])
             for share in (1.01, 1.2, 1.5):

@@ -76,6 +76,15 @@ def test_never_above_the_exact_l2_radius(activation, widths, seed):
     check_l2(activation, widths, seed)
 
 
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_quick_methods_stay_below_the_exact_l2_radius_of_more_networks(seed):
+    network, pairs = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), seed)
+    x = plain_nets.images(seed)
+    exact = [plain_nets.exact_l2_radius(pairs, "relu", point.astype(float)) for point in x]
+    for method in (BallBox(), IntervalBounds(), Crown()):
+        assert (radii(method, network, x, "l2") <= np.array(exact) * (1 + 1e-9)).all(), method.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 200))
 @pytest.mark.parametrize(("activation", "widths"), NETS)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +290,10 @@ def test_a_full_disk_is_said_in_a_sentence_and_what_is_finished_is_kept(
 
 
 def test_a_stopped_preparation_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shards, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "_write_all", interrupted)
     words = ["data", "prepare", "own", "--from", str(tree), "--data-dir", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--shorter-side", str(SIDE)])

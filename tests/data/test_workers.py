@@ -1,5 +1,6 @@
 """Threads or processes decode photographs: the same pixels, files and errors by either."""
 
+import concurrent.futures.process
 import functools
 import os
 import signal
@@ -181,6 +182,15 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_pool_that_takes_no_more_tasks_is_said_in_the_same_sentence():
+    def refused():
+        yield from ()
+        raise concurrent.futures.process.BrokenProcessPool
+
+    with pytest.raises(ChildProcessError, match="ended from outside"), workers.tasks(refused()):
+        pass
 
 
 def test_what_has_not_begun_is_cancelled_when_a_task_fails(monkeypatch):

@@ -148,16 +148,26 @@ def test_a_port_that_another_program_has_is_named():
             processes.join(coordinator=where, processes=2, process=0)
 
 
+# Ctrl-C as in a terminal, also where these tests run in the background, which ignores it.
+HEARS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gloro_jax.cli.main import main
+main()
+"""
+
+
 def test_ctrl_c_ends_a_process_that_waits_for_the_others():
     words = ["train", "digits", "--run", "/nowhere/run", "--processes", "2", "--process", "0"]
-    command = [sys.executable, "-m", "gloro_jax", *words]
-    with subprocess.Popen(
-        [*command, "--coordinator", f"127.0.0.1:{free_port()}"], stderr=subprocess.PIPE, text=True
-    ) as waiting:
-        assert "waits for the others" in waiting.stderr.readline()
-        time.sleep(1)  # into JAX's own code
-        waiting.send_signal(signal.SIGINT)
-        assert waiting.wait(timeout=30) == 130
+    command = [sys.executable, "-c", HEARS, *words, "--coordinator", f"127.0.0.1:{free_port()}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+        try:
+            assert "waits for the others" in waiting.stderr.readline()
+            time.sleep(1)  # into JAX's own code
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(timeout=60) == 130
+        finally:
+            waiting.kill()
         assert "Traceback" not in waiting.stderr.read()
 
 

@@ -66,8 +66,9 @@ def tasks(futures: Iterable[Task]) -> Iterator[list[Task]]:
     Raises:
         ChildProcessError: if a worker was killed; the next call of `lasting` starts new ones.
     """
-    begun = list(futures)
+    begun: list[Task] = []
     try:
+        begun.extend(futures)  # a pool that lost a worker takes no more tasks
         yield begun
     except concurrent.futures.BrokenExecutor:
         lasting.cache_clear()

@@ -13,7 +13,7 @@ pytest.importorskip("array_record", reason="array_record exists for Linux only")
 import gloro_jax as gj
 from gloro_jax.cli.main import main
 from gloro_jax.data import DataConfig, open_data, prepare, store, training_batches
-from gloro_jax.data.photographs import shards
+from gloro_jax.data.photographs import shards, workers
 from gloro_jax.data.photographs.decoding import random_box
 from gloro_jax.data.photographs.pictures import Pictures
 from gloro_jax.data.sources import open_test_split
@@ -25,6 +25,12 @@ def photograph(rng, size):
     """Smooth, so that JPEG changes little, and of its own colours."""
     corners = rng.integers(0, 256, (3, 3, 3)).astype(np.uint8)
     return Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch):
+    """Parts are replaced in these tests, which processes of many cores would not see."""
+    monkeypatch.setattr(workers, "are_processes", lambda: False)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@
 Train with `gj.training.fit`, freeze with `gj.freeze`, certify with `gj.certify`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gloro_jax.on_demand import on_demand
 from gloro_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -62,20 +62,4 @@ _ROOMS = {
     "bottom_logit certified_radius": "margins",
     "load": "runs",
 }
-_ROOM_OF = {name: room for names, room in _ROOMS.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """What a public name stands for, imported when it is first asked for."""
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'gloro_jax' has no attribute {name!r}")
-    if not (room := _ROOM_OF[name]):
-        return importlib.import_module(f"gloro_jax.{name}")
-    value = getattr(importlib.import_module(f"gloro_jax.{room}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """The public names; other modules that happen to be imported are not among them."""
-    return sorted({*_ROOM_OF, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = on_demand(__name__, _ROOMS)

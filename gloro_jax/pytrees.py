@@ -98,10 +98,14 @@ def checksum(leaves: Sequence[Any]) -> Any:
     return mixed_bits(sums).sum(dtype=np.uint32)
 
 
+def is_deleted(leaf: Any) -> bool:
+    """Whether an array is no more: deleted, or donated to a program; False for traced ones."""
+    return not isinstance(leaf, Tracer) and getattr(leaf, "is_deleted", bool)()
+
+
 def refuse_deleted(leaves: Iterable[Any]) -> None:
     """Raises a ValueError if one of a FrozenNet's arrays is no more."""
-    concrete = [leaf for leaf in leaves if not isinstance(leaf, Tracer)]
-    if any(getattr(leaf, "is_deleted", bool)() for leaf in concrete):
+    if any(map(is_deleted, leaves)):
         raise ValueError(
             "Arrays of this FrozenNet were deleted, or donated to a program (donate_argnums), "
             "which may write over them. Donate other arguments, and load or freeze it again."

@@ -87,6 +87,11 @@ NAMES = {
     "recipes", "repair", "runs", "testing", "torch_import", "training", "verifiers",
 }  # fmt: skip
 
+DATA = {
+    "Augmentation", "Batch", "DataConfig", "Dataset", "Extra", "Split", "digits",
+    "evaluation_batches", "from_arrays", "open_data", "prepare", "training_batches", "with_extra",
+}  # fmt: skip
+
 
 def plain_signature(path):
     thing = gj
@@ -108,6 +113,7 @@ def test_signatures():
 
 def test_names():
     assert {name for name in dir(gj) if not name.startswith("_")} == NAMES
+    assert {name for name in dir(gj.data) if not name.startswith("_")} == DATA
     assert all(hasattr(gj, name) for name in NAMES)
     with pytest.raises(AttributeError, match="no attribute 'certfy'"):
         getattr(gj, "certfy")  # noqa: B009

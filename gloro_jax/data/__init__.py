@@ -1,7 +1,8 @@
 """Data: arrays checked at the door, prepared sets, and batches of them."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gloro_jax.on_demand import on_demand
 
 if TYPE_CHECKING:
     from gloro_jax.data.augment import Augmentation as Augmentation
@@ -27,13 +28,4 @@ _FILES = {
     "prepare": "preparing",
     "digits open_data": "sources",
 }
-_FILE_OF = {name: file for names, file in _FILES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """What a public name stands for, imported when it is first asked for."""
-    if name not in _FILE_OF:
-        raise AttributeError(f"module 'gloro_jax.data' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"gloro_jax.data.{_FILE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = on_demand(__name__, _FILES)

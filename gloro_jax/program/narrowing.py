@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax.pytrees import is_deleted
+
 
 def narrow(leaf: Any) -> Any:
     """A leaf of 64 bits, or a number of Python, in 32 bits, which is what runs.
@@ -13,7 +15,7 @@ def narrow(leaf: Any) -> Any:
     Raises:
         ValueError: if it holds what is no number of float32: complex ones, integers beyond 2^24.
     """
-    if isinstance(leaf, jax.ShapeDtypeStruct) or getattr(leaf, "is_deleted", bool)():
+    if isinstance(leaf, jax.ShapeDtypeStruct) or is_deleted(leaf):
         what = "only a shape" if isinstance(leaf, jax.ShapeDtypeStruct) else "deleted, or donated"
         raise ValueError(f"A weight of shape {leaf.shape} is {what}. Give the weights themselves.")
     dtype = getattr(leaf, "dtype", None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from tests.conftest import CHILD_CACHE
 # What each process runs; the last words are for fit.
 CHILD = """
 import json, sys, jax
+from tests.conftest import make_tiny_data  # which asks for four devices
 number, count, port, devices, run, family, more = sys.argv[1:]
 jax.config.update("jax_num_cpu_devices", int(devices))
 from gloro_jax.training import Session
@@ -30,9 +32,9 @@ from gloro_jax.training.scaling import processes
 if int(count) > 1:
     processes.join(coordinator=f"127.0.0.1:{port}", processes=int(count), process=int(number))
 print("joined", flush=True)
+assert (jax.process_count(), jax.local_device_count()) == (int(count), int(devices))
 import gloro_jax as gj
 from gloro_jax.models import ChordLiResNet, LiResNet
-from tests.conftest import make_tiny_data
 more = json.loads(more)
 sizes = {"depth": 2, "width": 4, "num_classes": 3, "dense_features": 6}
 nets = {"liresnet": LiResNet(**sizes), "chord": ChordLiResNet(**sizes, dense_depth=1)}
@@ -191,6 +193,41 @@ def test_processes_and_devices_do_not_matter(tmp_path, family):
     for name, leaves in flat.items():
         for (path, array), (_, first) in zip(leaves, flat["1"], strict=True):
             np.testing.assert_allclose(array, first, rtol=1e-5, atol=1e-5, err_msg=name + path)
+
+
+def until_epoch(run, epoch, **told):
+    """One process trains, begun or resumed, until that epoch's row is there, and is stopped."""
+    log = run / "metrics.jsonl"
+    [child] = start(
+        run, count=1, optimizer="sgd", epochs=4000, resume=(run / "config.json").is_file(), **told
+    )
+    while not log.is_file() or len(log.read_text().splitlines()) < epoch:
+        assert child.poll() is None, child.communicate()[1][-2000:]
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    assert "everything is saved" in ends([child])[0][2]
+    return len(read_metrics(run))
+
+
+@pytest.mark.slow
+def test_on_fewer_and_fewer_devices_the_losses_are_those_on_all(tmp_path):
+    """4, then 2, then 1, of 3 steps an epoch; each goes on for 20 steps and more.
+
+    CHORD with so few units does so for 18 steps; then roundings grow, where one step from equal
+    weights still differs by 1e-7 at most.
+    """
+    fewer, all_of_them = tmp_path / "fewer", tmp_path / "all"
+    begun = until_epoch(fewer, 2, devices=4)
+    shutil.copytree(fewer, all_of_them)
+    on_two = until_epoch(fewer, begun + 7, devices=2)
+    last = until_epoch(fewer, on_two + 7, devices=1)
+    until_epoch(all_of_them, last, devices=4)
+    ours, theirs = (
+        [row["train"]["loss"] for row in read_metrics(run)[begun:last]]
+        for run in (fewer, all_of_them)
+    )
+    assert len(ours) >= 14
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

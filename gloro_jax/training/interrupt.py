@@ -28,14 +28,15 @@ class StopRequest:
         is_asleep: whether training waits for its caller, who gets signals as ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_caller: bool = True) -> None:
         self.signal: int | None = None
         self.is_asleep = False
+        self._has_caller = has_caller
 
     @contextlib.contextmanager
     def asleep(self) -> Iterator[None]:
-        """While the caller of an iterator over epochs has the word."""
-        self.is_asleep = True
+        """While the caller of an iterator over epochs has the word; never where there is none."""
+        self.is_asleep = self._has_caller
         try:
             yield
         finally:
@@ -84,12 +85,13 @@ _watch = _Watch()
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[StopRequest]:
+def listening(*, has_caller: bool) -> Iterator[StopRequest]:
     """Notes SIGINT and SIGTERM instead of dying of them; the second one is not withheld.
 
-    Outside the main thread signals cannot be caught, and nothing is changed.
+    Outside the main thread signals cannot be caught, and nothing is changed. `has_caller` says
+    whether anybody has the word between epochs, and gets the signals then.
     """
-    request = StopRequest()
+    request = StopRequest(has_caller=has_caller)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

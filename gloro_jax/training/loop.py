@@ -67,8 +67,8 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, when everything was saved.
         OSError: if a checkpoint cannot be written; earlier ones stay as they are.
     """
-    options: Any = {"backend": backend, "initial": initial, "optimizer": optimizer}
-    training = epochs(net, data, config, run=run, session=session, **options)
+    told = session or Session(), backend, initial, optimizer
+    training = Epochs(_run(net, data, config, run, *told, has_caller=False))
     for _ in training:
         pass
     assert training.result
@@ -96,7 +96,8 @@ def epochs(
     error in the loop and the end of the program save a checkpoint; the same call with
     `Session(is_resuming=True)` goes on from it. A row is a copy. Arguments and errors are `fit`'s.
     """
-    return Epochs(_run(net, data, config, run, session or Session(), backend, initial, optimizer))
+    told = session or Session(), backend, initial, optimizer
+    return Epochs(_run(net, data, config, run, *told, has_caller=True))
 
 
 class Epochs:
@@ -172,6 +173,8 @@ def _run(
     backend: Backend,
     initial: Mapping[str, Any] | None,
     optimizer: optax.GradientTransformation | None,
+    *,
+    has_caller: bool,
 ) -> Generator[dict[str, Any], None, TrainResult]:
     if isinstance(net, ModelConfig):
         runs.check_model(net)
@@ -199,5 +202,5 @@ def _run(
         processes.at_first(lambda: begin(folder, plain, session, stack))
         if processes.is_first():
             say_if_small(data.validation)
-        yield from train(trainer, folder, session, built, data)
+        yield from train(trainer, folder, session, built, data, has_caller=has_caller)
         return finish(trainer, folder, built, data, config)

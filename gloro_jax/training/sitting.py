@@ -69,7 +69,13 @@ def _open_folder(run: Place, plain: dict[str, Any], session: Session) -> Place:
 
 
 def train(
-    trainer: Trainer, folder: Place, session: Session, net: GloroNet, data: Dataset
+    trainer: Trainer,
+    folder: Place,
+    session: Session,
+    net: GloroNet,
+    data: Dataset,
+    *,
+    has_caller: bool,
 ) -> Iterator[dict[str, Any]]:
     """Trains from where the run stands to its end, and gives each epoch's row."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -83,7 +89,7 @@ def train(
         if checkpoints:
             rows, is_drawing = trainer.position.history, session.is_writing_tensorboard
             log = MetricsLog(folder, rows, is_writing_tensorboard=is_drawing)
-        with listening() as stop:
+        with listening(has_caller=has_caller) as stop:
             yield from trainer.epochs(folder, checkpoints, log, session, stop)
         if log:
             log.close()

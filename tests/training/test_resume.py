@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -565,3 +566,22 @@ def test_a_snapshot_does_not_share_memory_with_the_run(tiny_data):
 
 def batches(data):
     return gj.data.training_batches(data.train, batch_size=20, seed=0, epoch=1)
+
+
+def test_a_signal_between_two_epochs_of_fit_is_heard_as_any_other(tiny_data, tmp_path, monkeypatch):
+    """There nobody else has the word, as the caller of an iterator over epochs has."""
+
+    def interrupted(row):
+        signal.raise_signal(signal.SIGINT)
+        return row
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        handing_over = types.SimpleNamespace(deepcopy=interrupted)
+        monkeypatch.setattr("gloro_jax.training.trainer.copy", handing_over)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert isinstance(stopped.value, Interrupted)
+    assert "everything is saved" in str(stopped.value)

@@ -1,12 +1,21 @@
 """Rows of results: each file trains or measures, and writes a JSON file of experiments/results."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gloro_jax.data import Dataset, Split
+
 RESULTS = Path(__file__).parent.parent / "results"
+
+
+def first_of(data: Dataset, count: int) -> Dataset:
+    """The first training images alone, and all others as they are."""
+    few = Split(data.train.images[:count], data.train.labels[:count])
+    return dataclasses.replace(data, train=few, origin=None)
 
 
 def others(name: str, *, key: str, field: str, named: Iterable[str]) -> list[dict[str, Any]]:

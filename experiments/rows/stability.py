@@ -12,7 +12,6 @@ are; CIFAR-10 must have been prepared: docs/data.md)
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -24,9 +23,9 @@ import jax
 import numpy as np
 
 import gloro_jax as gj
-from experiments.rows import others, save
+from experiments.rows import first_of, others, save
 from gloro_jax import layers
-from gloro_jax.data import Augmentation, Dataset, Split
+from gloro_jax.data import Augmentation, Dataset
 from gloro_jax.models import ChordLiResNet, LipNext, LiResNet
 
 COMPUTE = ("float32", "bfloat16")
@@ -57,12 +56,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "CPL": lambda: _net(layers.CplConv, layers.CplDense),
     "BRO": lambda: _net(layers.BroConv, layers.BroDense),
 }
-
-
-def part_of(data: Dataset) -> Dataset:
-    """The first training images, and all others as they are."""
-    few = Split(data.train.images[:IMAGES], data.train.labels[:IMAGES])
-    return dataclasses.replace(data, train=few, origin=None)
 
 
 def one(scratch: Path, data: Dataset, name: str, compute: Any, seed: int) -> dict[str, Any]:
@@ -105,7 +98,8 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     options = parser.parse_args()
     scratch = options.scratch
-    data = part_of(gj.data.open_data(gj.data.DataConfig("cifar10", validation=0.05)))
+    data = gj.data.open_data(gj.data.DataConfig("cifar10", validation=0.05))
+    data = first_of(data, IMAGES)
     rows = others("stability", key="runs", field="model", named=options.families)
     for name, compute, seed in itertools.product(options.families, COMPUTE, SEEDS):
         rows.append(one(scratch, data, name, compute, seed))

@@ -1,7 +1,8 @@
 """Losses for certified training: (logits, labels, epsilon) to one number per example.
 
 All take `GloroLogits` of shape (..., m), integer labels of shape (...) and an l2 radius, which may
-be traced, and return shape (...). A label out of range gives NaN. `gloro_cross_entropy` and the
+be traced, and return shape (...). Labels of another kind or shape are a ValueError, as is an option
+that makes no loss; a label out of range gives NaN. `gloro_cross_entropy` and the
 TRADES losses centre on the prediction, and take a relaxed `guarantee` as well; the others centre on
 the label.
 """
@@ -35,6 +36,7 @@ RELAXABLE: tuple[LossName, ...] = ("gloro_cross_entropy", "trades_kl", "trades_c
 _EMMA_FLOOR = 0.01
 # Where CRM stops to press for radius, in factors of epsilon: 0.2 of 36/255 and 2.2 of 1.58.
 _CRM_REACH = 1.4
+_LEAST = 1e-15
 
 
 def gloro_cross_entropy(
@@ -45,6 +47,7 @@ def gloro_cross_entropy(
     guarantee: Guarantee | None = None,
 ) -> Float[Array, "*batch"]:
     """Cross-entropy over the m classes and bottom, which is never the label (Leino et al. 2021)."""
+    labels = _checked(logits, labels)
     bottom = bottom_logit(logits, epsilon=epsilon, guarantee=guarantee)
     extended = jnp.concatenate([scores(logits), bottom[..., None]], axis=-1)
     return _cross_entropy(extended, labels, num_classes=scores(logits).shape[-1])
@@ -63,6 +66,7 @@ def trades_kl(
     The divergence equals log-sum-exp with bottom minus without, which is
     softplus(y_bottom - logsumexp(y)): exact and stable in that form.
     """
+    labels = _checked(logits, labels)
     penalty = _bottom_divergence(logits, epsilon, guarantee)
     return _cross_entropy(scores(logits), labels) + weight * penalty
 
@@ -80,6 +84,7 @@ def trades_ce(
     That adds the entropy of the softmax, so it also sharpens predictions; gradients flow through
     both of its arguments, as in the reference implementation.
     """
+    labels = _checked(logits, labels)
     log_p = jax.nn.log_softmax(scores(logits))
     entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
     penalty = _bottom_divergence(logits, epsilon, guarantee) + entropy
@@ -95,6 +100,7 @@ def emma(
     further than y_t: the fraction clip((y_t - y_i) / (epsilon K_ti), 0.01, 1) of the full lift,
     held constant. All classes that threaten the label pull at once, each at its own radius.
     """
+    labels = _checked(logits, labels)
     return _cross_entropy(_emma_lifted(logits, labels, epsilon), labels)
 
 
@@ -113,9 +119,15 @@ def logit_annealing(
     softmax of u at the label. What is safely certified stops to count, so that a network short of
     capacity spends it on other examples. With offset 0, T 1 and gamma 0 it is EMMA.
     """
+    labels = _checked(logits, labels, temperature=temperature)
+    if not (gamma == 0 or 1 <= gamma < jnp.inf):
+        raise ValueError(
+            f"gamma is 0 or at least 1, got {gamma!r}: between them, the slope at loss 0 is "
+            "infinite."
+        )
     lifted = _emma_lifted(logits, labels, epsilon)
     own = jax.nn.one_hot(labels, lifted.shape[-1])
-    loss = _cross_entropy((lifted - offset * own) / temperature, labels)
+    loss = _cross_entropy(_tempered(lifted - offset * own, temperature), labels)
     # 1 - exp(-loss) for small losses as well; its slope at 0 is finite for gamma of 0 and from 1.
     return temperature * (-jnp.expm1(-loss)) ** gamma * loss
 
@@ -132,8 +144,9 @@ def offset_cross_entropy(
     The loss of Prach and Lampert 2022 (AOL) and of "1-Lipschitz Layers Compared" (2024), whose
     offset is epsilon K_ti with K_ti = sqrt(2). With T 1 it is `margin`.
     """
+    labels = _checked(logits, labels, temperature=temperature)
     shifted, lifts = _label_centred(logits, labels, epsilon)
-    return temperature * _cross_entropy((shifted + lifts) / temperature, labels)
+    return temperature * _cross_entropy(_tempered(shifted + lifts, temperature), labels)
 
 
 def crm(
@@ -150,10 +163,11 @@ def crm(
     below 1.4 epsilon, (1 / s) logsumexp(-s R_i), a smooth -min R_i, is added; it does not count
     elsewhere. The authors take weights of 15 to 30, from epoch 10 on.
     """
+    labels = _checked(logits, labels, sharpness=sharpness)
     shifted, _ = _label_centred(logits, labels, epsilon)
     constants = pair_constants(logits, labels)
     is_rival = jax.nn.one_hot(labels, shifted.shape[-1]) == 0
-    is_usable = is_rival & (constants > 0)
+    is_usable = is_rival & (constants > _LEAST)  # a gradient divides by the square
     radii = jnp.where(is_usable, -shifted / jnp.where(is_usable, constants, 1.0), jnp.inf)
     soft = jax.nn.logsumexp(-sharpness * radii, axis=-1) / sharpness
     is_near = jnp.min(radii, axis=-1) < _CRM_REACH * as_epsilon(epsilon)
@@ -164,6 +178,7 @@ def margin(
     logits: GloroLogits, labels: Int[Array, "*batch"], *, epsilon: Any
 ) -> Float[Array, "*batch"]:
     """Cross-entropy after lifting every competitor i by the full epsilon K_ti: EMMA, fraction 1."""
+    labels = _checked(logits, labels)
     shifted, lifts = _label_centred(logits, labels, epsilon)
     return _cross_entropy(shifted + lifts, labels)
 
@@ -177,7 +192,7 @@ def lmt(
     head (Tsuzuku et al. 2018). The head's rows are taken about their mean here: softmax and
     margins do not see a common shift, and the norm can only fall.
     """
-    values = scores(logits)
+    labels, values = _checked(logits, labels), scores(logits)
     constant = jnp.sqrt(2.0) * logits.lipschitz.value * centred_head_norm(logits.head_distances)
     competitors = 1.0 - jax.nn.one_hot(labels, values.shape[-1])
     return _cross_entropy(values + as_epsilon(epsilon) * constant * competitors, labels)
@@ -195,6 +210,25 @@ def centred_head_norm(distances: Float[Array, "m m"]) -> Float[Array, ""]:
     largest = jnp.max(jnp.linalg.eigvalsh((gram + gram.T) / 2))
     is_positive = largest > 0
     return jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, largest, 1.0)), 0.0)
+
+
+def _checked(logits: GloroLogits, labels: Any, **positive: float) -> Array:
+    """The labels, if they fit the logits, and options are what they must be."""
+    found, batch = jnp.asarray(labels), scores(logits).shape[:-1]
+    if found.shape != batch or not jnp.issubdtype(found.dtype, jnp.integer):
+        raise ValueError(
+            f"labels are integers of shape {batch}, one class for each example; got "
+            f"{found.dtype} of shape {found.shape}."
+        )
+    for name, value in positive.items():
+        if not isinstance(value, jax.core.Tracer) and not 0 < value < jnp.inf:
+            raise ValueError(f"{name} is a positive number, got {value!r}.")
+    return found
+
+
+def _tempered(values: Array, temperature: float) -> Array:
+    """Scores over a temperature, the largest of them 0: its rounding would count if it were not."""
+    return (values - jax.lax.stop_gradient(values.max(axis=-1, keepdims=True))) / temperature
 
 
 def _cross_entropy(values: Array, labels: Array, *, num_classes: int | None = None) -> Array:

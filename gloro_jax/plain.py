@@ -16,13 +16,17 @@ def as_array(value: Any, *, name: str) -> np.ndarray:
     """An array of NumPy's.
 
     Raises:
-        TypeError: if it is traced.
+        TypeError: if it is traced, or has a mask.
         ValueError: if it is none, a list of rows of different lengths say.
     """
     if isinstance(value, Tracer):
         raise TypeError(
             f"{name} is looked at on the host, and here it is traced: call this outside jit, or "
             "give it an array of NumPy."
+        )
+    if np.ma.isMaskedArray(value):
+        raise TypeError(
+            f"{name} is a masked array, whose mask would be ignored: leave out what it masks."
         )
     try:
         return np.asarray(value)
@@ -110,12 +114,17 @@ def check_fields(module: Any) -> None:
         kind, name, value = field.type, field.name, getattr(module, field.name)
         if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
             raise ValueError(f"{name} of {what} is one of {list(choices)}, got {value!r}.")
+        some = [part for part in typing.get_args(kind) if part is not type(None)]
+        if isinstance(kind, types.UnionType) and len(some) == 1 and value is not None:
+            kind = some[0]  # int | None
         wanted = _KINDS.get(kind) if isinstance(kind, type) else None
         is_stray = isinstance(value, bool) and kind is not bool  # Python counts it as a number
         if wanted and (is_stray or not isinstance(value, wanted[0])):
             raise TypeError(f"{name} of {what} is {wanted[1]}, got {value!r}.")
         if name in ("features", "groups") and kind is int and value < 1:
             raise ValueError(f"{name} of {what} is at least 1, got {value}.")
+        if name.endswith("_init") and not callable(value):
+            raise TypeError(f"{name} of {what} is an initialiser of jax.nn, got {value!r}.")
 
 
 _KINDS: dict[Any, tuple[type, str]] = {
@@ -132,6 +141,8 @@ def number(text: Any) -> float:
         ValueError: if it is none.
     """
     try:
+        if isinstance(text, bool | np.bool_ | bytes):
+            raise TypeError
         return float(exact(text) if isinstance(text, str) and "/" in text else text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{text!r} is no number such as 0.3 or 36/255") from None

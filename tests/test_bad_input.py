@@ -232,6 +232,18 @@ CASES = {
     "gj.certified_radius(gj.GloroLogits(jnp.float32(1), gj.UpperBound(1.0), jnp.ones((2, 2))))":
         ("ValueError", "at least 2 classes"),
     "gj.guarantees.parse(None)": ("TypeError", "'top-5'"),
+    "layers.BroDense(rank=1.5)": ("TypeError", "rank of BroDense is a whole number"),
+    "layers.BroConv(rank='2')": ("TypeError", "rank of BroConv is a whole number"),
+    "layers.CplDense(hidden=True)": ("TypeError", "hidden of CplDense is a whole number"),
+    "layers.Dense(2, kernel_init=None)": ("TypeError", "kernel_init of Dense is an initialiser"),
+    "layers.Normalize('abc', 'def')": ("TypeError", "(0.5,) for one channel"),
+    "layers.Normalize((10**400,), (1.0,))": ("TypeError", "(0.5,) for one channel"),
+    "gj.verifiers.Crown().verify(frozen, images, np.ma.array(labels, mask=labels > 1), radius=0.1)":
+        ("TypeError", "labels is a masked array"),
+    "gj.verifiers.Crown().verify(frozen, images, labels, radius=np.True_)":
+        ("ValueError", "radius is a number"),
+    "gj.verifiers.Crown().verify(frozen, images, labels, norm=np.array(['l2']), radius=0.1)":
+        ("ValueError", "knows the norms"),
     "gj.certfy": ("AttributeError", "no attribute 'certfy'"),
 }  # fmt: skip
 

@@ -258,3 +258,56 @@ def test_a_label_out_of_range_gives_nan_and_not_another_class(name, label, logit
     loss = ALL[name](logits, labels, epsilon=EPSILON)
     assert jnp.isnan(loss[2])
     assert jnp.isfinite(loss[:2]).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("kind", ["column", "short", "one-hot", "floats", "booleans"])
+def test_labels_of_another_kind_are_refused(name, kind, logits, untyped):
+    labels = jnp.asarray(LABELS)
+    wrong = {
+        "column": labels[:, None],
+        "short": labels[:2],
+        "one-hot": jax.nn.one_hot(labels, 4),
+        "floats": labels.astype(float),
+        "booleans": labels > 0,
+    }[kind]
+    with pytest.raises(ValueError, match="labels are integers of shape"):
+        ALL[name](logits, wrong, epsilon=EPSILON)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (losses.logit_annealing, {"temperature": 0.0}),
+        (losses.logit_annealing, {"gamma": 0.5}),
+        (losses.logit_annealing, {"gamma": -1.0}),
+        (losses.offset_cross_entropy, {"temperature": -1.0}),
+        (losses.crm, {"weight": 1.0, "sharpness": float("nan")}),
+    ],
+)
+def test_options_that_make_no_loss_are_refused(loss, options, logits):
+    with pytest.raises(ValueError, match=next(reversed(options))):
+        loss(logits, jnp.asarray(LABELS), epsilon=EPSILON, **options)
+
+
+@pytest.mark.parametrize("loss", [losses.logit_annealing, losses.offset_cross_entropy])
+@pytest.mark.parametrize("size", [5e9, 1e12, 1e30])
+def test_a_compiled_loss_is_finite_for_scores_of_any_size(loss, size, kernel):
+    def total(values):
+        logits = gj.GloroLogits(values, gj.Estimate(jnp.float32(K)), head_distances(kernel))
+        return loss(logits, jnp.zeros(1, int), epsilon=EPSILON, temperature=0.75).sum()
+
+    value, slope = jax.jit(jax.value_and_grad(total))(size * jnp.array([[0.0, 1.0, -1.0, 0.5]]))
+    assert value == pytest.approx(size, rel=1e-5)
+    np.testing.assert_allclose(slope, [[-1, 1, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-22, 1e-30])
+def test_crm_has_a_gradient_where_constants_are_tiny(size, kernel):
+    def total(values, bound, kernel):
+        logits = gj.GloroLogits(values, gj.Estimate(bound), head_distances(kernel))
+        return losses.crm(logits, jnp.zeros(1, int), epsilon=EPSILON, weight=3.0).sum()
+
+    given = jnp.zeros((1, 4)), jnp.float32(1), size * kernel
+    for part in jax.grad(total, argnums=(0, 1, 2))(*given):
+        assert jnp.isfinite(part).all()

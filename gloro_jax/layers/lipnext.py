@@ -155,12 +155,12 @@ class FirstFeatures(LipschitzLayer):
     def __call__(self, x: Bounded) -> Bounded:
         """Applies the layer; raises a ValueError if there are not so many features."""
         check_bounded(x, self)
-        if type(self.count) is not int or not 1 <= self.count <= x.shape[-1]:
+        if not 1 <= self.count <= x.shape[-1]:
             raise ValueError(
                 f"FirstFeatures takes count={self.count} of {x.shape[-1]} features: at least 1 and "
                 "no more than there are."
             )
-        step = Step.of("first", count=self.count)
+        step = Step.of("first", count=int(self.count))
         return x.apply(lambda v: v[..., : self.count], lipschitz=1.0, step=step)
 
 

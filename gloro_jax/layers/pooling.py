@@ -156,8 +156,11 @@ class Normalize(LipschitzLayer):
     def __post_init__(self) -> None:
         # Copies, which nobody can change after the network was frozen.
         try:
-            self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
-        except TypeError as error:
+            self.mean, self.std = (
+                tuple(map(float, part if not isinstance(part, str) else None))
+                for part in (self.mean, self.std)
+            )
+        except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(
                 "Normalize takes tuples of one mean and one std per channel, (0.5,) for one "
                 f"channel; got mean={self.mean!r}, std={self.std!r}."
@@ -172,14 +175,18 @@ class Normalize(LipschitzLayer):
                 1 / std is no normal float32.
         """
         check_bounded(x, self)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        with np.errstate(over="ignore"):
+            mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if mean.shape != std.shape or mean.shape != x.shape[-1:]:
             raise ValueError(
                 f"Normalize needs one mean and one std per channel: {x.shape[-1]} channels, "
                 f"{mean.size} means, {std.size} stds."
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            raise ValueError(f"Normalize needs finite means and positive stds, got std={self.std}.")
+            raise ValueError(
+                "Normalize needs means and stds that are finite in float32, and positive stds; got "
+                f"mean={self.mean}, std={self.std}."
+            )
         with np.errstate(over="ignore"):
             factor = 1 / std
         if not (np.isfinite(factor) & (factor >= np.finfo(np.float32).tiny)).all():

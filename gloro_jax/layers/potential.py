@@ -72,7 +72,7 @@ class CplConv(LipschitzLayer):
 def _potential(layer: Any, shape: tuple[int, ...], image_size: Pair | None) -> Linear:
     for name in ("rounds", "hidden"):
         value = getattr(layer, name)
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and value < 1:
             raise ValueError(f"{name} of {type(layer).__name__} is at least 1, got {value!r}.")
     init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
     kernel = jnp.asarray(layer.param("kernel", init, shape, jnp.float32))

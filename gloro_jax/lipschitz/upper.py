@@ -148,11 +148,10 @@ def _conv_norm_squared(
 def _as_float64(array: np.ndarray, *, name: str, ndim: int) -> np.ndarray:
     given = as_array(array, name=name)
     is_integer = jnp.issubdtype(given.dtype, np.integer)
-    if not (is_integer or jnp.issubdtype(given.dtype, np.floating)) or np.ma.isMaskedArray(array):
-        what = "a masked array" if np.ma.isMaskedArray(array) else f"type {given.dtype}"
+    if not (is_integer or jnp.issubdtype(given.dtype, np.floating)):
         raise TypeError(
-            f"{name} holds real numbers, got {what}. A norm is that of a real matrix: convert it, "
-            "and write a complex one as real and imaginary parts."
+            f"{name} holds real numbers, got type {given.dtype}. A norm is that of a real matrix: "
+            "convert it, and write a complex one as real and imaginary parts."
         )
     exact = given.astype(np.float64)
     if is_integer and np.abs(exact).max(initial=0.0) > _LARGEST_INTEGER:

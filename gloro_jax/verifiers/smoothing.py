@@ -16,6 +16,7 @@ from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
 
 ABSTAIN = -1
 _DOWN = 1 - 1e-9
+_LEVELS = 1024  # of float32 within one sigma, for the noise that is added to pixels
 _LEAST_ALPHA = 1e-100  # below some 1e-300 scipy's quantiles are NaN, or too large
 
 
@@ -93,6 +94,18 @@ class Smoothing(Verifier):
         """
         _, images, _ = self._opened(frozen, x, norm="l2", box=None)
         return self._smoothed(frozen, images, self._key(key))
+
+    def _opened(self, frozen: Any, x: Any, *, norm: Norm, box: Box) -> Any:
+        network, images, box = super()._opened(frozen, x, norm=norm, box=box)
+        largest = float(np.abs(images).max())
+        least = _LEVELS * float(np.spacing(np.float32(largest)))
+        if self.sigma < least:
+            raise ValueError(
+                f"sigma={self.sigma} is too small for images with values up to {largest:g}: "
+                "float32 rounds the noise away, and a statement would be about images without "
+                f"noise. Take sigma of at least {least:.3g}, or images of smaller values."
+            )
+        return network, images, box
 
     def _smoothed(self, frozen: FrozenNet, images: np.ndarray, key: Any) -> Smoothed:
         found = [

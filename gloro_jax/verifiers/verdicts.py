@@ -211,7 +211,7 @@ def _radius(radius: Any) -> float:
         found = number(radius)
     except ValueError:
         raise ValueError(f"radius is a number such as 0.3 or '2/255', got {radius!r}.") from None
-    if isinstance(radius, bool) or not 0 < found < np.inf:
+    if not 0 < found < np.inf:
         raise ValueError(
             f"radius is positive and finite, in the units of x, 0.1 or '2/255'; got {radius!r}."
         )

@@ -1,5 +1,7 @@
 """Networks, numbers and settings that were tried to win a false verdict; each did, once."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 
 import gloro_jax as gj
 from gloro_jax import layers
+from gloro_jax.network import network_of
+from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import (
     BallBox,
     BranchAndBound,
@@ -21,7 +25,7 @@ from gloro_jax.verifiers import (
     Smoothing,
     Status,
 )  # fmt: skip
-from gloro_jax.verifiers.bounds.regions import lengths
+from gloro_jax.verifiers.bounds.regions import lengths, minimum, region
 from tests import draws
 
 ROUNDED = [Lipschitz(), IntervalBounds(), BallBox(), FastLin(), Crown(), Dual()]
@@ -165,3 +169,88 @@ def test_the_gradient_of_a_length_is_finite_at_zero():
     rows = jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
     slope = jax.grad(lambda rows: lengths(rows).sum())(rows)
     np.testing.assert_allclose(slope, [[0, 0], [0.6, 0.8]], rtol=1e-6)
+
+
+def level_everywhere(seed):
+    """Class 1 reads the units of class 0 in another order and leads by 1e-30, unseen by float64."""
+    rng = np.random.default_rng(seed)
+    order, kernel, head = rng.permutation(3), np.zeros((2, 6)), np.zeros((6, 3))
+    bias = rng.uniform(0.5, 1, 3) * [1, 2**7, 2**-9]
+    weights = rng.uniform(0.5, 1, 3) * [2**5, 1, 2**3]
+    kernel[:, 0] = kernel[:, 3 + int(np.flatnonzero(order == 0)[0])] = rng.uniform(0.1, 0.5, 2)
+    head[:3, 0], head[3:, 1] = weights, weights[order]
+    bias = np.concatenate([bias, bias[order]])
+    return (kernel, bias), (head, [0, 1e-30, -1e4])
+
+
+COMPLETE = [Projections(), BranchAndBound(restarts=0, steps=1), MixedInteger()]
+
+
+@pytest.fixture(scope="module")
+def level():
+    """Some of these networks, and one of them frozen."""
+    (kernel, bias), head = level_everywhere(0)
+    frozen = frozen_of([(kernel, bias, True)], head)
+    network = network_of(frozen)
+    names = [dict(step.options) for step in network.steps if step.op == "dense"]
+
+    def redrawn(seed):
+        arrays = {}
+        for name, (weights, offset) in zip(names, level_everywhere(seed), strict=True):
+            arrays |= {name["kernel"]: np.float32(weights), name["bias"]: np.float32(offset)}
+        return dataclasses.replace(network, arrays=arrays)
+
+    return [redrawn(seed) for seed in range(8)], frozen
+
+
+@pytest.mark.parametrize("method", COMPLETE, ids=lambda m: m.name)
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_lead_made_by_rounding_is_none(method, norm, level, monkeypatch):
+    networks, frozen = level
+    x, labels = np.array([[0.5, 0.25]], np.float32), np.array([0])
+    if norm in method.norms:
+        assert method.verify(frozen, x, labels, norm=norm, radius=0.1).status[0] != Status.VERIFIED
+        # Nor where a tie is further off, and the image itself does not say so.
+        said = "gloro_jax.verifiers.complete.method.predictions"
+        monkeypatch.setattr(said, lambda _, x, *__: np.zeros(len(x), int))
+        for network in networks:
+            held = method._verdicts(network, x, labels, norm=norm, radius=0.1, box=None)
+            assert held.status[0] != Status.VERIFIED
+
+
+def test_a_box_of_one_class_has_no_radius():
+    hidden, head = ([[0.01], [0.01]], [0], True), ([[0.01, 0.02, 0.03]], [5, 0, 0])
+    x = np.array([[0.5, 0.25]], np.float32)
+    kinked, affine = frozen_of([hidden], head), frozen_of([hidden], head, relu=False)
+    for method in (BranchAndBound(), Projections(), MixedInteger(), IntervalBounds()):
+        assert method.certified_radius(kinked, x, norm="linf", box=(0, 1))[0] == np.inf, method.name
+    for method in (BranchAndBound(), IntervalBounds(), FastLin(), Crown(), Dual(), BallBox()):
+        assert method.certified_radius(affine, x, norm="l2", box=(0, 1))[0] == np.inf, method.name
+        ends = method.certified_radius(affine, x, norm="l2", box=(0, np.inf))[0]
+        assert 100 < ends < 1e5, method.name
+
+
+@pytest.mark.parametrize("radius", [1e-160, 1e-100, 1e-20, 0.5, 1e20])
+def test_the_least_value_over_a_ball_that_is_cut(radius):
+    """Row (1, -1e-7) at the corner of the box: the best move is up, which costs 1e-7 a unit."""
+    with in_64_bits():
+        area = region(jnp.zeros((1, 2)), jnp.array([radius]), norm="l2", box=(0.0, 1.0))
+        found = minimum(area, jnp.array([[[1.0, -1e-7]]]), is_tight=True)
+        value, size = (float(part[0, 0]) for part in found)
+    least = -1e-7 * min(radius, 1.0)
+    assert 1.01 * least <= value <= least + 1e-13 * size
+
+
+def test_noise_that_float32_rounds_away_is_refused():
+    frozen = frozen_of([([[1.0]], [0], True)], ([[0, 1.0]], [0.5, 0]))
+    for sigma, value in ((1e-9, 0.5), (0.01, 1e6)):
+        x = np.array([[value]], np.float32)
+        with pytest.raises(ValueError, match="float32 rounds the noise away"):
+            Smoothing(sigma=sigma, n=100).certify(frozen, x)
+
+
+@pytest.mark.parametrize("box", ["01", b"01", {0: 1, 1: 2}, {0.0, 1.0}, (0, 10**400), (False, 1)])
+def test_a_box_is_two_numbers(box, level):
+    x = np.array([[0.5, 0.25]], np.float32)
+    with pytest.raises(ValueError, match="box is None or two numbers"):
+        Crown().certified_radius(level[1], x, box=box)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.lipschitz.rounding import next_down, next_up
+from gloro_jax.plain import number
 from gloro_jax.pytrees import pytree_dataclass
 
 Norm = Literal["linf", "l2"]
@@ -36,7 +37,7 @@ class Region:
 
 def check_norm(norm: str, known: tuple[str, ...] = get_args(Norm), *, method: str) -> None:
     """Raises a ValueError if a method does not know a norm."""
-    if norm not in known:
+    if not isinstance(norm, str) or norm not in known:
         raise ValueError(f"{method} knows the norms {', '.join(known)}, got norm={norm!r}.")
 
 
@@ -45,7 +46,7 @@ def checked_box(box: Any, x: np.ndarray) -> Box:
     if box is None:
         return None
     try:
-        low, high = map(float, box)
+        low, high = map(number, box if isinstance(box, tuple | list | np.ndarray) else ())
     except (TypeError, ValueError):
         raise ValueError(f"box is None or two numbers such as (0.0, 1.0), got {box!r}.") from None
     if not low < high:
@@ -71,7 +72,17 @@ def region(x: Any, radius: Any, *, norm: Norm, box: Box) -> Region:
     if box is not None:
         low, high = jnp.asarray(box[0], x.dtype), jnp.asarray(box[1], x.dtype)
         lower, upper = jnp.maximum(lower, low), jnp.minimum(upper, high)
+        radius = jnp.minimum(radius, _furthest(x, low, high))
     return Region(x, radius, lower, upper, norm, box is not None)
+
+
+def _furthest(x: Any, low: Any, high: Any) -> Any:
+    """The l2 distances (n,) of a box's furthest corners, from above: larger balls hold no more."""
+    corner = jnp.maximum(jnp.abs(x - low), jnp.abs(x - high)).reshape(len(x), -1)
+    room = 1 + 4 * (corner.shape[1] + 8) * jnp.finfo(x.dtype).eps
+    is_finite = jnp.isfinite(corner).all(axis=1)
+    far = lengths(jnp.where(is_finite[:, None], corner, 1))
+    return jnp.where(is_finite, next_up(far * room), jnp.inf)
 
 
 def minimum(area: Region, rows: Any, *, is_tight: bool = False) -> tuple[Any, Any]:
@@ -124,18 +135,22 @@ def _cut(rows: Any, lower: Any, upper: Any, radius: Any) -> Any:
     """The least of rows * d over |d| <= radius between lower and upper, from below.
 
     For each m > 0 it is at least the least of rows * d + m (|d|^2 - radius^2) / 2 over the box,
-    which splits by coordinates; bisection looks for the best m.
+    which splits by coordinates; bisection looks for the best m. Lengths are in units of the radius,
+    whose square may underflow.
     """
+    unit = jnp.maximum(radius, jnp.finfo(rows.dtype).tiny)
+    lower, upper = lower / unit[..., None], upper / unit[..., None]
 
     def best(m: Any) -> Any:
         return jnp.clip(-rows / m[..., None], lower, upper)
 
     top = lengths(rows)
-    few, many = 1e-6 * top / radius + 1e-30, 1e6 * top / radius + 1e-30
+    few, many = 1e-6 * top + 1e-30, 1e6 * top + 1e-30
     for _ in range(_HALVINGS):
         m = jnp.sqrt(few) * jnp.sqrt(many)
-        is_long = jnp.square(best(m)).sum(-1) > jnp.square(radius)
+        is_long = jnp.square(best(m)).sum(-1) > 1
         few, many = jnp.where(is_long, m, few), jnp.where(is_long, many, m)
     d = best(many)
-    excess = jnp.square(d).sum(-1) - jnp.square(radius)
-    return (rows * d).sum(-1) + jnp.minimum(many * excess / 2, 0)
+    excess = jnp.square(d).sum(-1) - 1
+    least = unit * ((rows * d).sum(-1) + jnp.minimum(many * excess / 2, 0))
+    return jnp.where(unit < jnp.inf, least, -jnp.inf)

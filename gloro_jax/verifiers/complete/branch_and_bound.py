@@ -85,7 +85,7 @@ class BranchAndBound(Complete):
             if found < radius or radius == reach:
                 return found * (1 - 1e-9)
             low = radius
-        return low
+        return np.inf if goal._replace(radius=low).is_whole_box else low
 
 
 class _Case(NamedTuple):

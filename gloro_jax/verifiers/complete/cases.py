@@ -1,5 +1,6 @@
 """One pass back for a batch of cases: bounds, gradients, scores of ReLUs, and a step upwards."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import jit
+from gloro_jax.verifiers.bounds.boxes import Walk
 from gloro_jax.verifiers.bounds.lines import adaptive_lines, below, follow, start
 from gloro_jax.verifiers.bounds.regions import Box, Norm, minimum, region
 from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.method import places
+from gloro_jax.verifiers.scores import charge_of
 
 RATE = {"slopes": 0.1, "weights": 0.05}
 
@@ -44,10 +47,19 @@ def _bound_cases(
     norm: Norm,
     box: Box,
 ) -> Any:
-    """Bounds of cases, their gradients, scores of ReLUs to split, and where bounds are reached."""
+    """Bounds of cases, their gradients, scores of ReLUs to split, and where bounds are reached.
+
+    Rounding is taken off the bounds: a lead that is none is not made by it.
+    """
     chain, count = chain_of(network), len(rivals)
     centre = jnp.broadcast_to(x, (count, *x.shape))
     area = region(centre, jnp.full(count, radius), norm=norm, box=box)
+    boxes = Walk(dataclasses.replace(area, norm="linf"), None, charge_of(chain, x.dtype))
+    boxes.limits = {
+        op.unit: tuple(part[:, where].reshape(count, *op.after) for part in (low, high))
+        for op, where in places(chain)
+    }
+    boxes.through(chain, (area.lower, area.upper))
     eye = jnp.eye(network.num_classes, dtype=x.dtype)
     rows = (eye[label][None] - eye[rivals])[:, None]
 
@@ -57,9 +69,8 @@ def _bound_cases(
             for op, where in places(chain)
             for parts in [(low, high, split, free["slopes"], free["weights"])]
         }
-        found = follow(chain, start(rows), relu=below(lines))
-        value, _ = minimum(area, found.rows, is_tight=True)
-        bounds = (value + found.offset)[:, 0]
+        found = follow(chain, start(rows), relu=below(lines), sizes=boxes.sizes)
+        bounds = boxes.concluded(found, *minimum(area, found.rows, is_tight=True))[:, 0]
         return bounds.sum(), (bounds, found, lines)
 
     (_, (bounds, found, lines)), gradient = jax.value_and_grad(total, has_aux=True)(free)

@@ -31,9 +31,9 @@ def descend(
     """
     rivals = [j for j in range(network.num_classes) if j != goal.label]
     aims = np.tile(rivals, restarts)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         low, high = (end.astype(np.float32)[None] for end in goal.bounds())
-        if not np.isfinite(high - low).all():
+        if not np.isfinite(high - low).all() or not np.isfinite(np.float32(goal.radius)):
             return None  # the ball is too large for float32
     uniform = np.asarray(jax.random.uniform(random_key(seed), (len(aims), *goal.x.shape)))
     x, points = goal.x.astype(np.float32)[None], low + uniform * (high - low)
@@ -50,6 +50,8 @@ def attacked(network: Network, goal: Goal, *, restarts: int) -> float:
     """The distance of the nearest witness that descent finds at a series of radii, or infinity."""
     low, high = 0.0, np.inf
     for radius in 0.01 * 2.0 ** np.arange(20):
+        if goal.is_late:
+            return high
         point = descend(network, goal._replace(radius=float(radius)), steps=40, restarts=restarts)
         if point is not None:
             high = goal.distance(point)
@@ -57,6 +59,8 @@ def attacked(network: Network, goal: Goal, *, restarts: int) -> float:
         low = float(radius)
     for _ in range(8 if np.isfinite(high) else 0):
         radius = (low + high) / 2
+        if goal.is_late:
+            return high
         point = descend(network, goal._replace(radius=radius), steps=40, restarts=restarts)
         low, high = (radius, high) if point is None else (low, goal.distance(point))
     return high

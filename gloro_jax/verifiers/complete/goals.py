@@ -42,21 +42,41 @@ class Goal(NamedTuple):
             return low, high
         return np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
 
+    @property
+    def is_whole_box(self) -> bool:
+        """Whether the box lies in the ball, with its furthest corner."""
+        if self.box is None:
+            return False
+        corner = np.maximum(np.abs(self.x - self.box[0]), np.abs(self.x - self.box[1]))
+        with np.errstate(over="ignore"):
+            return self.distance(self.x + corner) * (1 + 1e-9) <= self.radius
+
     def distance(self, point: np.ndarray) -> float:
         """From the image to a point."""
         moved = point.reshape(self.x.shape) - self.x
-        return float(np.sqrt(np.square(moved).sum()) if self.norm == "l2" else np.abs(moved).max())
+        return length_of(moved) if self.norm == "l2" else float(np.abs(moved).max())
 
     def inside(self, point: np.ndarray) -> np.ndarray:
         """A point of the region near a point that a solver found."""
         limits = (-np.inf, np.inf) if self.box is None else self.box
         point = np.clip(point.reshape(self.x.shape), *limits)
-        radius = self.radius * (1 - 1e-12)
+        # Less what each entry's rounding may add.
+        last = np.spacing(np.abs(self.x).max() + self.radius)
         if self.norm == "linf":
+            radius = max(self.radius * (1 - 1e-12) - last, 0.0)
             return np.clip(point, self.x - radius, self.x + radius)
+        radius = max(self.radius * (1 - 1e-12) - np.sqrt(self.x.size) * last, 0.0)
         moved = point - self.x
-        length = float(np.sqrt(np.square(moved).sum()))
+        length = length_of(moved)
         return point if length <= radius else self.x + moved * (radius / length)
+
+
+def length_of(moved: np.ndarray) -> float:
+    """The l2 length of a vector, whose squares may overflow or vanish."""
+    largest = float(np.abs(moved).max(initial=0.0))
+    if not 0 < largest < np.inf:
+        return largest
+    return largest * float(np.sqrt(np.square(moved / largest).sum()))
 
 
 def first_witness(network: Network, goal: Goal, points: Iterable[np.ndarray]) -> np.ndarray | None:

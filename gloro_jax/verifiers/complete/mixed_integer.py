@@ -64,17 +64,10 @@ class MixedInteger(Complete):
             least = min((r for r in nearest if r is not None), default=np.inf)
             if least <= 1:
                 return float(max(least * at * (1 - 1e-9), seen))
-            if _holds_box(here):
+            if here.is_whole_box:
                 return np.inf
             at, seen = 4 * at, at
         return seen
-
-
-def _holds_box(goal: Goal) -> bool:
-    if goal.box is None:
-        return False
-    low, high = goal.box
-    return bool((goal.x - goal.radius <= low).all() and (goal.x + goal.radius >= high).all())
 
 
 def _dual(found: Any) -> float:

@@ -4,10 +4,12 @@ import numpy as np
 import scipy.optimize
 
 from gloro_jax.verifiers.bounds.regions import Box, Norm
+from gloro_jax.verifiers.complete.goals import length_of
 from gloro_jax.verifiers.complete.unrolled import Unrolled
 
 _INFEASIBLE = 2  # of scipy's linprog
 _ROOMS = 4.0 ** -np.arange(16)
+_NOISE = 1e-13  # what a lead is wrong by, of the size of what it is made of
 
 
 class Pattern:
@@ -31,6 +33,11 @@ class Pattern:
         scores, offset = plan.scores
         hidden = scores[:, d:] * is_on
         self.scores = (scores[:, :d] + hidden @ self.units[0], offset + hidden @ self.units[1])
+        parts, hidden = np.abs(scores[:, :d]), np.abs(hidden)
+        self._sizes = (
+            parts + hidden @ np.abs(self.units[0]),
+            np.abs(offset) + hidden @ np.abs(self.units[1]),
+        )
 
     def region(self) -> tuple[np.ndarray, np.ndarray]:
         """G and g, with G x <= g where the network has this pattern."""
@@ -38,9 +45,11 @@ class Pattern:
         return signs[:, None] * self.units[0], -signs * self.units[1]
 
     def leads(self, label: int) -> tuple[np.ndarray, np.ndarray]:
-        """The label's score minus each score, (m, d) and (m,)."""
-        matrix, constant = self.scores
-        return matrix[label] - matrix, constant[label] - constant
+        """The label's score minus each score, (m, d) and (m,), and no lead made by rounding."""
+        (matrix, constant), (sizes, most) = self.scores, self._sizes
+        rows, noise = matrix[label] - matrix, _NOISE * (sizes[label] + sizes)
+        lead = constant[label] - constant - _NOISE * (most[label] + most)
+        return np.where(np.abs(rows) > noise, rows, 0.0), lead
 
     def lost(self, label: int, rival: int) -> tuple[np.ndarray, np.ndarray]:
         """G and g, with G x <= g where the network has this pattern and the rival is not behind."""
@@ -78,11 +87,10 @@ def nearest(
         moved = solve(rows[is_near], room[is_near])
         if isinstance(moved, float):
             return moved, None
-        if is_near.all() or np.sqrt(np.square(moved).sum()) <= reach:
+        if is_near.all() or length_of(moved) <= reach:
             break
         reach *= 8
-    length = np.sqrt(np.square(moved).sum()) if norm == "l2" else np.abs(moved).max()
-    return float(length), x + moved
+    return length_of(moved) if norm == "l2" else float(np.abs(moved).max()), x + moved
 
 
 def deepest(
@@ -95,8 +103,8 @@ def deepest(
     is within the radius.
     """
     row = rows[-1]
-    size = np.sqrt(np.square(row).sum()) if norm == "l2" else np.abs(row).sum()
-    most = size * radius - (row @ x - limits[-1])  # which the hyperplane alone would leave
+    size = length_of(row) if norm == "l2" else float(np.abs(row).sum())
+    most = size * radius - float(row @ x - limits[-1])  # which the hyperplane alone would leave
     for room in (*(_ROOMS * most if 0 < most < np.inf else ()), 0.0):
         stricter = np.append(limits[:-1], limits[-1] - room)
         distance, point = nearest(x, rows, stricter, norm=norm, box=box)

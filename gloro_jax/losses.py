@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gloro_jax.guarantees import Guarantee, bottom_logit
@@ -221,7 +222,7 @@ def _checked(logits: GloroLogits, labels: Any, **positive: float) -> Array:
             f"{found.dtype} of shape {found.shape}."
         )
     for name, value in positive.items():
-        if not isinstance(value, jax.core.Tracer) and not 0 < value < jnp.inf:
+        if not isinstance(value, Tracer) and not 0 < value < jnp.inf:
             raise ValueError(f"{name} is a positive number, got {value!r}.")
     return found
 

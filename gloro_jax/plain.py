@@ -114,16 +114,19 @@ def check_fields(module: Any) -> None:
         kind, name, value = field.type, field.name, getattr(module, field.name)
         if typing.get_origin(kind) is Literal and value not in (choices := typing.get_args(kind)):
             raise ValueError(f"{name} of {what} is one of {list(choices)}, got {value!r}.")
-        some = [part for part in typing.get_args(kind) if part is not type(None)]
-        if isinstance(kind, types.UnionType) and len(some) == 1 and value is not None:
-            kind = some[0]  # int | None
+        if isinstance(kind, types.UnionType):
+            others = [part for part in typing.get_args(kind) if part is not type(None)]
+            if value is None or len(others) > 1:
+                continue
+            kind = others[0]  # int | None
         wanted = _KINDS.get(kind) if isinstance(kind, type) else None
         is_stray = isinstance(value, bool) and kind is not bool  # Python counts it as a number
         if wanted and (is_stray or not isinstance(value, wanted[0])):
             raise TypeError(f"{name} of {what} is {wanted[1]}, got {value!r}.")
         if name in ("features", "groups") and kind is int and value < 1:
             raise ValueError(f"{name} of {what} is at least 1, got {value}.")
-        if name.endswith("_init") and not callable(value):
+        is_ours = type(module).__module__.startswith("gloro_jax.")
+        if is_ours and name.endswith("_init") and not callable(value):
             raise TypeError(f"{name} of {what} is an initialiser of jax.nn, got {value!r}.")
 
 

@@ -1,12 +1,14 @@
-"""Numbers as people write them, and as they read them back."""
+"""Numbers as people write them, and as they read them back; kinds of fields."""
 
 from fractions import Fraction
 
+import flax.linen as nn
+import numpy as np
 import pytest
 
 from gloro_jax.certificates.write import as_fraction
 from gloro_jax.margins import as_epsilon
-from gloro_jax.plain import exact, in_words, number
+from gloro_jax.plain import check_fields, exact, in_words, number
 
 
 def test_a_radius_is_written_as_the_field_writes_it_and_means_the_same_number():
@@ -31,3 +33,15 @@ def test_exact_numbers_are_exact():
     assert exact("36/255") == Fraction(36, 255)
     assert exact("1e-300") == Fraction(1, 10**300)
     assert exact(0.1) == Fraction(0.1)
+
+
+def test_fields_of_several_kinds_are_let_through():
+    class Layer(nn.Module):
+        size: int | tuple[int, int] | None = None
+        rank: int | None = None
+
+    for size in (None, 3, (3, 3), "of its own"):
+        check_fields(Layer(size=size, rank=np.int64(2)))
+    for rank in ("2", 1.5, True):
+        with pytest.raises(TypeError, match="rank of Layer is a whole number"):
+            check_fields(Layer(rank=rank))

@@ -156,10 +156,9 @@ class Normalize(LipschitzLayer):
     def __post_init__(self) -> None:
         # Copies, which nobody can change after the network was frozen.
         try:
-            self.mean, self.std = (
-                tuple(map(float, part if not isinstance(part, str) else None))
-                for part in (self.mean, self.std)
-            )
+            if isinstance(self.mean, str) or isinstance(self.std, str):
+                raise TypeError
+            self.mean, self.std = tuple(map(float, self.mean)), tuple(map(float, self.std))
         except (TypeError, ValueError, OverflowError) as error:
             raise TypeError(
                 "Normalize takes tuples of one mean and one std per channel, (0.5,) for one "

@@ -11,7 +11,8 @@ from gloro_jax.network import Network
 from gloro_jax.platforms import jit
 from gloro_jax.verifiers.bounds.boxes import Walk
 from gloro_jax.verifiers.bounds.lines import adaptive_lines, below, follow, start
-from gloro_jax.verifiers.bounds.regions import Box, Norm, minimum, region
+from gloro_jax.verifiers.bounds.operations import Chain
+from gloro_jax.verifiers.bounds.regions import Box, Norm, Region, minimum, region
 from gloro_jax.verifiers.bounds.rules import chain_of
 from gloro_jax.verifiers.complete.method import places
 from gloro_jax.verifiers.scores import charge_of
@@ -54,12 +55,7 @@ def _bound_cases(
     chain, count = chain_of(network), len(rivals)
     centre = jnp.broadcast_to(x, (count, *x.shape))
     area = region(centre, jnp.full(count, radius), norm=norm, box=box)
-    boxes = Walk(dataclasses.replace(area, norm="linf"), None, charge_of(chain, x.dtype))
-    boxes.limits = {
-        op.unit: tuple(part[:, where].reshape(count, *op.after) for part in (low, high))
-        for op, where in places(chain)
-    }
-    boxes.through(chain, (area.lower, area.upper))
+    boxes = _boxes(chain, area, low, high)
     eye = jnp.eye(network.num_classes, dtype=x.dtype)
     rows = (eye[label][None] - eye[rivals])[:, None]
 
@@ -80,6 +76,16 @@ def _bound_cases(
     ]
     nothing = jnp.zeros((count, 0), x.dtype)
     return bounds, gradient, jnp.concatenate([nothing, *scores], axis=1), _reached(area, found.rows)
+
+
+def _boxes(chain: Chain, area: Region, low: Any, high: Any) -> Walk:
+    """How large activations can be in each case, which rounding is charged by."""
+    walk = Walk(dataclasses.replace(area, norm="linf"), None, charge_of(chain, low.dtype))
+    for op, where in places(chain):
+        ends = low[:, where], high[:, where]
+        walk.limits[op.unit] = tuple(part.reshape(-1, *op.after) for part in ends)
+    walk.through(chain, (area.lower, area.upper))
+    return walk
 
 
 bound = jit(_bound_cases, static_argnames=("norm", "box"))

@@ -1,5 +1,7 @@
 """The nearest point of a polytope, by scipy's solvers."""
 
+from typing import Any
+
 import numpy as np
 import scipy.optimize
 
@@ -84,7 +86,7 @@ def nearest(
     reach, solve = 4 * -room.min(), _shortest if norm == "l2" else _flattest
     while True:
         is_near = room <= reach
-        moved = solve(rows[is_near], room[is_near])
+        moved: Any = solve(rows[is_near], room[is_near])
         if isinstance(moved, float):
             return moved, None
         if is_near.all() or length_of(moved) <= reach:

@@ -42,7 +42,8 @@ class Smoothing(Verifier):
     with a share above one half the radius is sigma times its normal quantile.
 
     Attributes:
-        sigma: the standard deviation of the noise, in the units of x.
+        sigma: the standard deviation of the noise, in the units of x; at least 1024 of the steps in
+            which float32 counts at the largest value of x.
         n0: copies that guess the class.
         n: copies that bound its share.
         alpha: the probability that a statement is false.
@@ -90,7 +91,8 @@ class Smoothing(Verifier):
 
         Raises:
             TypeError: if x is not float32, or the key none of jax.random.key.
-            ValueError: if the shape of x does not fit, or it holds bytes, NaN or infinity.
+            ValueError: if the shape of x does not fit, or it holds bytes, NaN, infinity or values
+                so large that float32 rounds the noise away.
         """
         _, images, _ = self._opened(frozen, x, norm="l2", box=None)
         return self._smoothed(frozen, images, self._key(key))

@@ -35,10 +35,10 @@ class BranchAndBound(Complete):
     """Splits unstable ReLUs into their two cases until every case is verified, or a witness found.
 
     A case's conditions, z >= 0 or z <= 0, enter its bound with multipliers, which are optimised
-    together with the slopes below unstable ReLUs (Wang et al. 2021, beta-CROWN). Bounds of the
-    ReLUs' inputs are Crown's; in networks of at most 1,024 ReLUs, each case finds them anew under
-    its conditions. Where a case leaves no ReLU open, the network is affine, and a quadratic or
-    linear program decides. Witnesses come from descent first.
+    together with the slopes below unstable ReLUs (Wang et al. 2021, beta-CROWN); the rounding of
+    that bound is taken off. Bounds of the ReLUs' inputs are Crown's; in networks of at most 1,024
+    ReLUs, each case finds them anew under its conditions. Where a case leaves no ReLU open, the
+    network is affine, and a quadratic or linear program decides. Witnesses come from descent first.
 
     Attributes:
         steps: of Adam for each batch of cases.

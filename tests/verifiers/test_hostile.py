@@ -200,7 +200,17 @@ def level():
             arrays |= {name["kernel"]: np.float32(weights), name["bias"]: np.float32(offset)}
         return dataclasses.replace(network, arrays=arrays)
 
-    return [redrawn(seed) for seed in range(8)], frozen
+    def seen(seed):
+        """What float64 makes of the lead, where it adds up each class by itself."""
+        (_, bias), (weights, offset) = (
+            (np.float64(np.float32(p)) for p in pair) for pair in level_everywhere(seed)
+        )
+        scores = offset + bias @ weights
+        return scores[0] - scores[1]
+
+    some = [seed for seed in range(200) if seen(seed) > 0][:8]
+    assert len(some) == 8
+    return [redrawn(seed) for seed in some], frozen
 
 
 @pytest.mark.parametrize("method", COMPLETE, ids=lambda m: m.name)
@@ -218,6 +228,16 @@ def test_a_lead_made_by_rounding_is_none(method, norm, level, monkeypatch):
             assert held.status[0] != Status.VERIFIED
 
 
+@pytest.mark.parametrize("method", COMPLETE, ids=lambda m: m.name)
+def test_an_image_whose_class_is_not_proved_is_not_verified(method, monkeypatch):
+    frozen = frozen_of([(np.eye(2), [0, 0], True)], (np.eye(2), [0, 0]))
+    x, label = np.array([[0.2, 0.8]], np.float32), np.array([1])
+    assert method.verify(frozen, x, label, norm="linf", radius=0.1).status[0] == Status.VERIFIED
+    said = "gloro_jax.verifiers.complete.method.predictions"
+    monkeypatch.setattr(said, lambda _, x, *__: np.full(len(x), -1))
+    assert method.verify(frozen, x, label, norm="linf", radius=0.1).status[0] == Status.UNKNOWN
+
+
 def test_a_box_of_one_class_has_no_radius():
     hidden, head = ([[0.01], [0.01]], [0], True), ([[0.01, 0.02, 0.03]], [5, 0, 0])
     x = np.array([[0.5, 0.25]], np.float32)
@@ -232,13 +252,27 @@ def test_a_box_of_one_class_has_no_radius():
 
 @pytest.mark.parametrize("radius", [1e-160, 1e-100, 1e-20, 0.5, 1e20])
 def test_the_least_value_over_a_ball_that_is_cut(radius):
-    """Row (1, -1e-7) at the corner of the box: the best move is up, which costs 1e-7 a unit."""
+    """At a corner of the box only moves inwards count, up to the furthest corner."""
+    rows = np.random.default_rng(0).normal(size=(8, 6))
+    rows[0] = [1, -1e-7, 1, 1, 1, 1]
+    rows[1] = 1.0
     with in_64_bits():
-        area = region(jnp.zeros((1, 2)), jnp.array([radius]), norm="l2", box=(0.0, 1.0))
-        found = minimum(area, jnp.array([[[1.0, -1e-7]]]), is_tight=True)
-        value, size = (float(part[0, 0]) for part in found)
-    least = -1e-7 * min(radius, 1.0)
-    assert 1.01 * least <= value <= least + 1e-13 * size
+        area = region(jnp.zeros((1, 6)), jnp.array([radius]), norm="l2", box=(0.0, 1.0))
+        found = minimum(area, jnp.asarray(rows[None]), is_tight=True)
+        value, size = (np.asarray(part)[0] for part in found)
+    inwards = np.minimum(rows, 0)
+    least = -radius * np.linalg.norm(inwards, axis=1) if radius < 1 else inwards.sum(axis=1)
+    assert (value <= least + 1e-13 * size).all()
+    assert (value >= 1.0001 * least - 1e-12 * size).all()
+
+
+def test_a_ball_beyond_the_box_is_the_box():
+    rows = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0]])
+    with in_64_bits():
+        area = region(jnp.ones((1, 3)), jnp.array([1e20]), norm="l2", box=(0.0, 1.0))
+        value, _ = minimum(area, jnp.asarray(rows[None]))
+    np.testing.assert_allclose(np.asarray(value)[0], [0, -1], atol=1e-12)
+    np.testing.assert_allclose(area.radius, [3**0.5], rtol=1e-12)
 
 
 def test_noise_that_float32_rounds_away_is_refused():

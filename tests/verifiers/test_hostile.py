@@ -288,3 +288,14 @@ def test_a_box_is_two_numbers(box, level):
     x = np.array([[0.5, 0.25]], np.float32)
     with pytest.raises(ValueError, match="box is None or two numbers"):
         Crown().certified_radius(level[1], x, box=box)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("method", COMPLETE[:2], ids=lambda m: m.name)
+def test_very_large_balls_warn_of_nothing(method):
+    frozen = frozen_of([(np.eye(2), [0, 0], True)], (np.eye(2), [0, 0]))
+    x, label = np.array([[0.2, 0.8]], np.float32), np.array([1])
+    for radius in (1e39, 1e300):
+        for norm, box in (("l2", (0.0, 1.0)), ("linf", None), ("l2", None)):
+            held = method.verify(frozen, x, label, norm=norm, radius=radius, box=box)
+            assert held.status[0] != Status.VERIFIED

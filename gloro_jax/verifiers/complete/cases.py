@@ -24,7 +24,8 @@ def ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:
     """A step of Adam upwards, in NumPy: the arrays are small."""
     first, second = state or (dict.fromkeys(free, 0.0), dict.fromkeys(free, 0.0))
     first = {n: 0.9 * first[n] + 0.1 * gradient[n] for n in free}
-    second = {n: 0.999 * second[n] + 0.001 * np.square(gradient[n]) for n in free}
+    with np.errstate(over="ignore"):  # in very large balls; whoever moves far there proves nothing
+        second = {n: 0.999 * second[n] + 0.001 * np.square(gradient[n]) for n in free}
     out = {}
     for name in free:
         mean = first[name] / (1 - 0.9 ** (step + 1))

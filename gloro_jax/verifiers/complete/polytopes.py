@@ -131,13 +131,14 @@ def _shortest(rows: np.ndarray, room: np.ndarray) -> np.ndarray | float:
     system = np.vstack([rows.T, room[None] / scale])
     goal = np.zeros(len(system))
     goal[-1] = -1.0
-    with np.errstate(divide="ignore", invalid="ignore"):  # within scipy, where rows are alike
+    # Within scipy where rows are alike, and here where moves are too long for float64.
+    with np.errstate(all="ignore"):
         found = scipy.optimize.lsq_linear(system, goal, (0, np.inf), method="bvls", tol=1e-15)
-    residual = system @ found.x - goal
-    move = -residual[:-1] / max(residual[-1], 1e-300) * scale
-    is_clear = residual[-1] > 1e-12  # of a move up to a million times the scale
-    if is_clear and (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all():
-        return move
+        residual = system @ found.x - goal
+        move = -residual[:-1] / max(residual[-1], 1e-300) * scale
+        is_clear = residual[-1] > 1e-12  # of a move up to a million times the scale
+        if is_clear and (rows @ move <= room + 1e-6 * (scale + np.abs(move).max())).all():
+            return move
     other = _flattest(rows, room)
     return other if isinstance(other, float) else np.nan
 

@@ -94,20 +94,23 @@ def point_margins(network: Network, x: np.ndarray, labels: np.ndarray) -> Any:
 
 def predictions(network: Network, x: np.ndarray) -> np.ndarray:
     """The class that a network gives to each point, (n,); -1 on a tie and where none is proved."""
-    m = network.num_classes
     reference = np.zeros(len(x), np.int64)
     low, high = point_margins(network, x, reference)
     likely = (low + high).argmin(axis=1)
-    low, _ = point_margins(network, x, likely)
-    low[np.arange(len(x)), likely] = np.inf
-    return np.where((low > 0).all(axis=1) if m > 1 else True, likely, -1)
+    _, is_proved = judged(network, x, likely)
+    return np.where(is_proved, likely, -1)
+
+
+def judged(network: Network, x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether another class's score is proved to be at least the label's, and the label's ahead."""
+    low, high = point_margins(network, x, labels)
+    low[np.arange(len(x)), labels] = high[np.arange(len(x)), labels] = np.inf
+    return (high <= 0).any(axis=1), (low > 0).all(axis=1)
 
 
 def is_misclassified(network: Network, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether another class's score is proved to be at least the label's, (n,)."""
-    _, high = point_margins(network, x, labels)
-    high[np.arange(len(x)), labels] = np.inf
-    return (high <= 0).any(axis=1)
+    return judged(network, x, labels)[0]
 
 
 def is_inside(

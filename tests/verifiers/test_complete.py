@@ -24,13 +24,13 @@ FAR = 1e4
 
 def check(method, network, x, exact, norm):
     found = radii(method, network, x, norm)
-    # Where nothing is wrong at any radius, solvers end where their tolerances hide the lead.
+    # Bisection ends somewhere above 1e30 where nothing is wrong at any radius.
     np.testing.assert_allclose(
-        np.minimum(found, FAR), np.minimum(exact, FAR), rtol=1e-5, err_msg=method.name
+        np.minimum(found, 1e9), np.minimum(exact, 1e9), rtol=1e-5, err_msg=method.name
     )
     for point, distance in zip(x, exact, strict=True):
         label = method_label(network, point)
-        if distance > FAR:
+        if np.isinf(distance):
             held = method._verdicts(
                 network, point[None], np.array([label]), norm=norm, radius=1e3, box=None
             )
@@ -95,7 +95,9 @@ def test_linf_radii_are_those_of_mixed_integer_programs_three_hundred(
 def check_linf(method, activation, widths, seed):
     network, _ = plain_nets.redrawn(plain_nets.template(activation, widths), seed)
     x = plain_nets.images(seed)
-    check(method, network, x, radii(MixedInteger(), network, x, "linf"), "linf")
+    exact = radii(MixedInteger(), network, x, "linf")
+    # Where nothing is wrong at any radius, the solver ends where its tolerances hide the lead.
+    check(method, network, x, np.where(exact > FAR, np.inf, exact), "linf")
 
 
 def test_mixed_integer_agrees_with_all_patterns_on_a_line():

@@ -221,8 +221,8 @@ def test_a_lead_made_by_rounding_is_none(method, norm, level, monkeypatch):
     if norm in method.norms:
         assert method.verify(frozen, x, labels, norm=norm, radius=0.1).status[0] != Status.VERIFIED
         # Nor where a tie is further off, and the image itself does not say so.
-        said = "gloro_jax.verifiers.complete.method.predictions"
-        monkeypatch.setattr(said, lambda _, x, *__: np.zeros(len(x), int))
+        said = "gloro_jax.verifiers.complete.method.judged"
+        monkeypatch.setattr(said, lambda _, x, __: (np.zeros(len(x), bool), np.ones(len(x), bool)))
         for network in networks:
             held = method._verdicts(network, x, labels, norm=norm, radius=0.1, box=None)
             assert held.status[0] != Status.VERIFIED
@@ -233,8 +233,8 @@ def test_an_image_whose_class_is_not_proved_is_not_verified(method, monkeypatch)
     frozen = frozen_of([(np.eye(2), [0, 0], True)], (np.eye(2), [0, 0]))
     x, label = np.array([[0.2, 0.8]], np.float32), np.array([1])
     assert method.verify(frozen, x, label, norm="linf", radius=0.1).status[0] == Status.VERIFIED
-    said = "gloro_jax.verifiers.complete.method.predictions"
-    monkeypatch.setattr(said, lambda _, x, *__: np.full(len(x), -1))
+    said = "gloro_jax.verifiers.complete.method.judged"
+    monkeypatch.setattr(said, lambda _, x, __: (np.zeros(len(x), bool), np.zeros(len(x), bool)))
     assert method.verify(frozen, x, label, norm="linf", radius=0.1).status[0] == Status.UNKNOWN
 
 

@@ -60,12 +60,12 @@ class Goal(NamedTuple):
         """A point of the region near a point that a solver found."""
         limits = (-np.inf, np.inf) if self.box is None else self.box
         point = np.clip(point.reshape(self.x.shape), *limits)
-        # Less what each entry's rounding may add.
+        # Less what the rounding of each entry, and of all together in l2, may add.
         last = np.spacing(np.abs(self.x).max() + self.radius)
+        last = last if self.norm == "linf" else last * np.sqrt(self.x.size)
+        radius = max(self.radius * (1 - 1e-12) - last, 0.0)
         if self.norm == "linf":
-            radius = max(self.radius * (1 - 1e-12) - last, 0.0)
             return np.clip(point, self.x - radius, self.x + radius)
-        radius = max(self.radius * (1 - 1e-12) - np.sqrt(self.x.size) * last, 0.0)
         moved = point - self.x
         length = length_of(moved)
         return point if length <= radius else self.x + moved * (radius / length)

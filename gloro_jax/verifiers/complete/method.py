@@ -22,7 +22,7 @@ from gloro_jax.verifiers.incomplete import bracket
 from gloro_jax.verifiers.scores import (
     charge_of,
     in_float64,
-    is_misclassified,
+    judged,
     predictions,
 )
 from gloro_jax.verifiers.verdicts import Status, Verdicts, Verifier
@@ -65,8 +65,7 @@ class Complete(Verifier):
         box: Box,
     ) -> Verdicts:
         wide = images.astype(np.float64)
-        is_wrong = is_misclassified(network, images, labels)
-        is_known = predictions(network, images) == labels
+        is_wrong, is_known = judged(network, images, labels)
         status, witness = np.zeros(len(wide), int), np.full(wide.shape, np.nan)
         seconds = np.zeros(len(wide))
         if not is_wrong.all():

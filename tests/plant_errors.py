@@ -672,6 +672,13 @@ ERRORS = {
     "branch: a leaf that no solver decides is closed": (
         "verifiers/complete/branch_and_bound.py", "self.is_unsure |= bool(np.isnan(distance))", "", "tests/verifiers/test_complete.py",
     ),
+    "branch: open ReLUs of a case count as off": (
+        "verifiers/complete/polytopes.py", "    rows[own] -= outputs\n", "", "tests/verifiers/test_complete.py",
+    ),
+    "branch: outputs of open ReLUs are unlimited": (
+        "verifiers/complete/polytopes.py", "np.vstack([rows, -outputs])", "np.vstack([rows, 0 * outputs])",
+        "tests/verifiers/test_complete.py",
+    ),
     "branch: the first witness is the nearest": (
         "verifiers/complete/branch_and_bound.py", "            self.goal = self.goal._replace(radius=nearer)",
         "            self.goal = self.goal._replace(radius=nearer)\n            self.queue.clear()",

@@ -1,5 +1,7 @@
 """Complete verifiers: equal to the exact radius, witnesses in the region and of another class."""
 
+import itertools
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers import BranchAndBound, MixedInteger, Projections, Status
 from gloro_jax.verifiers.bounds.operations import run
 from gloro_jax.verifiers.bounds.rules import chain_of
-from gloro_jax.verifiers.complete.polytopes import deepest, nearest
+from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, is_empty, nearest
+from gloro_jax.verifiers.complete.unrolled import unrolled
 from gloro_jax.verifiers.scores import in_float64
 from tests import draws
 from tests.verifiers import plain_nets
@@ -127,6 +130,49 @@ def test_cases_alone_find_what_descent_would_find_first():
                     network, point[None], label, norm="l2", radius=radius, box=None
                 )
                 assert held.status[0] != Status.VERIFIED, (seed, share)
+
+
+@pytest.mark.parametrize("activation", ["relu", "minmax"])
+def test_cases_that_a_point_is_in_are_not_called_empty(activation):
+    network, pairs = plain_nets.redrawn(plain_nets.template(activation, (4, 4)), 3)
+    plan, rng = unrolled(network), np.random.default_rng(0)
+    inner, constant = plan.units
+    for x in rng.normal(size=(100, plan.pixels)) * 3:
+        outputs = np.zeros(len(constant))
+        for unit in range(len(constant)):
+            before = inner[unit] @ np.concatenate([x, outputs]) + constant[unit]
+            outputs[unit] = max(before, 0)
+        rival = int(plain_nets.scores(pairs, activation, x).argmax())
+        is_open = rng.random(len(constant)) < 0.4
+        for label in {0, 1, 2} - {rival}:
+            assert not is_empty(plan, (outputs > 0) & ~is_open, is_open, label, rival)
+
+
+def test_a_case_called_empty_is_so_however_its_open_relus_are_and_most_are_found():
+    network, _ = plain_nets.redrawn(plain_nets.template("relu", (4, 4)), 3)
+    plan, called, empty = unrolled(network), 0, 0
+    x = np.zeros(plan.pixels)
+    leaves = {
+        on: nearest(x, *Pattern(plan, np.array(on)).lost(0, 1), norm="linf", box=None)[0] == np.inf
+        for on in itertools.product((False, True), repeat=8)
+    }
+    for pair in ((0, 2), (1, 6), (4, 7)):
+        is_open = np.isin(np.arange(8), pair)
+        for on in leaves:
+            if any(on[i] for i in pair):
+                continue
+            sides = itertools.product((False, True), repeat=2)
+            all_of = [tuple(np.where(is_open, _put(pair, side), on)) for side in sides]
+            is_one = is_empty(plan, np.array(on), is_open, 0, 1)
+            assert all(leaves[p] for p in all_of) or not is_one, (pair, on)
+            called, empty = called + is_one, empty + all(leaves[p] for p in all_of)
+    assert called > 0.9 * empty > 0
+
+
+def _put(places, values):
+    found = np.zeros(8, bool)
+    found[list(places)] = values
+    return found
 
 
 def test_projections_cross_facets_both_ways():

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,19 +14,19 @@ import numpy as np
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits
 from gloro_jax.verifiers.bounds.rules import chain_of
-from gloro_jax.verifiers.complete.cases import RATE, ascended, bound
+from gloro_jax.verifiers.complete.cases import RATE, Case, ascended, bound
 from gloro_jax.verifiers.complete.descent import attacked, descend
 from gloro_jax.verifiers.complete.goals import Goal, first_witness
 from gloro_jax.verifiers.complete.method import Complete, places, relu_bounds
-from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, nearest
+from gloro_jax.verifiers.complete.polytopes import Pattern, deepest, is_empty, nearest
 from gloro_jax.verifiers.complete.unrolled import Unrolled, unrolled
 from gloro_jax.verifiers.scores import in_float64
 from gloro_jax.verifiers.verdicts import Status
 
-_CLOSE = 1e-9
-_FAR = (1e4, 1e12, 1e30)  # where to look if descent finds no witness
+_FAR = (1e30, 1e4)  # where to look if descent finds no witness
 _CANDIDATES = 3
 _FEW = 1024
+_SMALL = 128  # variables of a linear program that is worth its time before all ReLUs are decided
 _TOGETHER = 16  # cases whose ReLUs are bounded anew together
 
 
@@ -74,56 +74,17 @@ class BranchAndBound(Complete):
 
     def radius_of(self, network: Network, goal: Goal) -> float:
         """The distance of the nearest witness; by bisection if half the time is too little."""
-        low, reach = 0.0, np.inf
+        reach = np.inf
         search = goal._replace(deadline=(time.perf_counter() + goal.deadline) / 2)
         if self.restarts:
             reach = attacked(network, goal, restarts=self.restarts)
         for radius in filter(np.isfinite, (reach, *_FAR)):
             found = _Cases(self, network, search._replace(radius=radius)).shortest()
-            if found is None:
-                return max(low, super().radius_of(network, goal))
-            if found < radius or radius == reach:
+            if found == radius < reach and goal._replace(radius=radius).is_whole_box:
+                return np.inf
+            if found is not None:
                 return found * (1 - 1e-9)
-            low = radius
-        return np.inf if goal._replace(radius=low).is_whole_box else low
-
-
-class _Case(NamedTuple):
-    """A case in the queue: its parent's bounds, slopes and multipliers, and its own conditions.
-
-    `split` is -1, 0 or 1 for each ReLU, and `unit` the one that was split last.
-    """
-
-    bound: float
-    number: int
-    rival: int
-    unit: int
-    split: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    slopes: np.ndarray
-    weights: np.ndarray
-
-    @property
-    def is_open(self) -> np.ndarray:
-        """Which ReLUs it leaves open."""
-        return (self.low < 0) & (self.high > 0)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether its conditions contradict each other."""
-        return bool((self.low > self.high + _CLOSE * (1 + np.abs(self.high))).any())
-
-    def halves(self, unit: int) -> tuple["_Case", "_Case"]:
-        """The two cases of one of its ReLUs."""
-        return self.half(unit, -1), self.half(unit, 1)
-
-    def half(self, unit: int, side: int) -> "_Case":
-        """The case where that ReLU's input is at most 0, or at least 0."""
-        split, low, high = self.split.copy(), self.low.copy(), self.high.copy()
-        split[unit] = side
-        low[unit], high[unit] = (low[unit], 0.0) if side < 0 else (0.0, high[unit])
-        return self._replace(unit=unit, split=split, low=low, high=high)
+        return super().radius_of(network, goal)
 
 
 class _Cases:
@@ -140,7 +101,7 @@ class _Cases:
         slopes = np.where(high >= -low, 1.0, 0.0).astype(np.float32)
         split, weights = np.zeros(len(low), np.int8), np.zeros(len(low), np.float32)
         self.queue = [
-            _Case(-np.inf, next(self.number), rival, -1, split, low, high, slopes, weights)
+            Case(-np.inf, next(self.number), rival, -1, split, low, high, slopes, weights)
             for rival in range(network.num_classes)
             if rival != goal.label
         ]
@@ -200,8 +161,10 @@ class _Cases:
         fill = np.repeat(finite[:1], self.method.cases - len(finite), axis=0)
         return first_witness(self.network, self.goal, [*finite, *fill])
 
-    def _split(self, cases: list[_Case], scores: np.ndarray) -> Iterator[np.ndarray]:
+    def _split(self, cases: list[Case], scores: np.ndarray) -> Iterator[np.ndarray]:
         """Puts the halves of cases in the queue; points of cases that leave no ReLU open."""
+        kept = [i for i, case in enumerate(cases) if not self._is_impossible(case)]
+        cases, scores = [cases[i] for i in kept], scores[kept]
         has_open = np.array([case.is_open.any() for case in cases], bool)
         split = [cases[i] for i in np.flatnonzero(has_open)]
         units = self._best_units(split, scores[has_open]) if split else ()
@@ -212,7 +175,7 @@ class _Cases:
             if (point := self._leaf(cases[i])) is not None:
                 yield point
 
-    def _best_units(self, cases: list[_Case], scores: np.ndarray) -> np.ndarray:
+    def _best_units(self, cases: list[Case], scores: np.ndarray) -> np.ndarray:
         """The ReLU to split in each case: among the highest scores, whose worse half is best.
 
         One pass for each half, at its case's slopes and multipliers (De Palma et al. 2021).
@@ -230,7 +193,18 @@ class _Cases:
             worse.append(np.where(is_choice, np.minimum(*halves), -np.inf))
         return ranked[rows, np.argmax(worse, axis=0)]
 
-    def _leaf(self, case: _Case) -> np.ndarray | None:
+    def _is_impossible(self, case: Case) -> bool:
+        """Whether a linear program finds no point in a case, wherever; asked of a few cases only.
+
+        Asked where the number of open ReLUs is a power of two, programs are fewer than leaves.
+        """
+        number = int(case.is_open.sum())
+        if number < 2 or number & (number - 1) or len(case.low) + self.goal.x.size > _SMALL:
+            return False
+        pattern = (case.low >= 0, case.is_open)
+        return is_empty(self.plan, *pattern, self.goal.label, case.rival)
+
+    def _leaf(self, case: Case) -> np.ndarray | None:
         goal, x = self.goal, self.goal.x.ravel()
         polytope = Pattern(self.plan, case.low >= 0).lost(goal.label, case.rival)
         about: Any = {"norm": goal.norm, "box": goal.box}
@@ -241,7 +215,7 @@ class _Cases:
         inner = None if self.is_shrinking else deepest(x, *polytope, radius=goal.radius, **about)
         return goal.inside(point if inner is None else inner)
 
-    def _tightened(self, some: list[_Case]) -> list[_Case]:
+    def _tightened(self, some: list[Case]) -> list[Case]:
         """Cases with bounds of their ReLUs' inputs under their own conditions.
 
         A condition on a ReLU of the last layer of them says nothing of others, so its case keeps
@@ -259,8 +233,8 @@ class _Cases:
         return found
 
     def _bounded(
-        self, some: list[_Case], steps: int | None = None
-    ) -> tuple[list[_Case], np.ndarray, np.ndarray]:
+        self, some: list[Case], steps: int | None = None
+    ) -> tuple[list[Case], np.ndarray, np.ndarray]:
         """Cases with the best bounds of a few steps upwards, scores of ReLUs, and points."""
         best, state = [case._replace(bound=-np.inf) for case in some], None
         now, scores, points = some, np.zeros(0), np.zeros(0)
@@ -281,7 +255,7 @@ class _Cases:
             ]
         return best, scores, points
 
-    def _passed(self, some: list[_Case]) -> Any:
+    def _passed(self, some: list[Case]) -> Any:
         """Bounds of cases, their gradients, scores, and points, by one pass back."""
         goal, count = self.goal, self.method.cases
         free = {name: self._stacked(some, name, count).astype(np.float64) for name in RATE}
@@ -291,7 +265,7 @@ class _Cases:
             found = bound(self.wide, *about, *parts, free, norm=goal.norm, box=goal.box)
         return jax.tree.map(lambda part: np.asarray(part)[: len(some)], found)
 
-    def _stacked(self, some: list[_Case], name: str, count: int) -> np.ndarray:
+    def _stacked(self, some: list[Case], name: str, count: int) -> np.ndarray:
         """An entry of all cases, filled up with the first to `count`: one program serves."""
         fill = [some[0]] * (count - len(some))
         return np.stack([getattr(case, name) for case in [*some, *fill]])

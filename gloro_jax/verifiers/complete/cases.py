@@ -1,7 +1,7 @@
-"""One pass back for a batch of cases: bounds, gradients, scores of ReLUs, and a step upwards."""
+"""Cases of ReLUs, and one pass back for a batch of them: bounds, gradients, and a step upwards."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,45 @@ from gloro_jax.verifiers.complete.method import places
 from gloro_jax.verifiers.scores import charge_of
 
 RATE = {"slopes": 0.1, "weights": 0.05}
+_CLOSE = 1e-9
+
+
+class Case(NamedTuple):
+    """A case in the queue: its parent's bounds, slopes and multipliers, and its own conditions.
+
+    `split` is -1, 0 or 1 for each ReLU, and `unit` the one that was split last.
+    """
+
+    bound: float
+    number: int
+    rival: int
+    unit: int
+    split: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    slopes: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def is_open(self) -> np.ndarray:
+        """Which ReLUs it leaves open."""
+        return (self.low < 0) & (self.high > 0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether its conditions contradict each other."""
+        return bool((self.low > self.high + _CLOSE * (1 + np.abs(self.high))).any())
+
+    def halves(self, unit: int) -> tuple["Case", "Case"]:
+        """The two cases of one of its ReLUs."""
+        return self.half(unit, -1), self.half(unit, 1)
+
+    def half(self, unit: int, side: int) -> "Case":
+        """The case where that ReLU's input is at most 0, or at least 0."""
+        split, low, high = self.split.copy(), self.low.copy(), self.high.copy()
+        split[unit] = side
+        low[unit], high[unit] = (low[unit], 0.0) if side < 0 else (0.0, high[unit])
+        return self._replace(unit=unit, split=split, low=low, high=high)
 
 
 def ascended(free: Any, gradient: Any, state: Any, step: int) -> Any:

@@ -59,6 +59,29 @@ class Pattern:
         return np.vstack([sides, rows[rival]]), np.append(limits, -constants[rival])
 
 
+def is_empty(
+    plan: Unrolled, is_on: np.ndarray, is_open: np.ndarray, label: int, rival: int
+) -> bool:
+    """Whether no point of R^n has this pattern, open ReLUs aside, and the rival not behind.
+
+    Outputs y of open ReLUs are variables of their own, with y >= 0 and y >= z: a relaxation, which
+    may have points where the network has none.
+    """
+    d, own = plan.pixels, np.flatnonzero(is_open)
+    count = d + len(own)
+
+    def freed(matrix: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.hstack([matrix[:, :d], matrix[:, d + own], matrix[:, d:]]), constant
+
+    free = Unrolled(freed(*plan.units), freed(*plan.scores), count)
+    rows, limits = Pattern(free, is_on & ~is_open).lost(label, rival)
+    outputs = np.eye(count)[d:]
+    rows[own] -= outputs
+    rows, limits = np.vstack([rows, -outputs]), np.append(limits, np.zeros(len(own)))
+    distance, _ = nearest(np.zeros(count), rows, limits, norm="linf", box=None)
+    return distance == np.inf
+
+
 def nearest(
     x: np.ndarray, rows: np.ndarray, limits: np.ndarray, *, norm: Norm, box: Box
 ) -> tuple[float, np.ndarray | None]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gloro_jax.network import Network
-from gloro_jax.platforms import in_64_bits, jit
+from gloro_jax.platforms import in_64_bits, jit, one_blas_thread
 from gloro_jax.verifiers.bounds.boxes import Walk
 from gloro_jax.verifiers.bounds.operations import Chain, Relu, relus
 from gloro_jax.verifiers.bounds.regions import Box, Norm, region
@@ -54,6 +54,7 @@ class Complete(Verifier):
     def decide(self, network: Network, goal: Goal) -> Status | np.ndarray:
         """VERIFIED, UNKNOWN, or a point that may be a witness."""
 
+    @one_blas_thread()  # thousands of small systems, and jax's own threads beside them
     def _verdicts(
         self,
         network: Network,
@@ -84,6 +85,7 @@ class Complete(Verifier):
         words = np.where(status == Status.VERIFIED, "numerical", "")
         return Verdicts(status, witness, seconds, words)
 
+    @one_blas_thread()
     def _radii(self, network: Network, images: np.ndarray, *, norm: Norm, box: Box) -> np.ndarray:
         likely, wide = predictions(network, images), images.astype(np.float64)
         found, known = np.zeros(len(images)), np.flatnonzero(likely >= 0)

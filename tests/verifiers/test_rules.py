@@ -1,5 +1,7 @@
 """Every step's rule: the operations are the network, and bounds hold for what they make."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,6 +126,25 @@ def test_adjoints_spreads_and_norms_are_those_of_the_matrix(network):
                 spread = np.asarray(op.spread(eye, power=power)).reshape(d, -1)
                 np.testing.assert_allclose(spread, np.abs(matrix) ** power, atol=1e-12)
             assert np.linalg.norm(matrix, 2) <= float(op.norm) * (1 + 1e-9)
+            check_gradient_of_adjoint(op, rows)
+
+
+def check_gradient_of_adjoint(op, rows):
+    """It is linear in rows and in entries: a difference is the gradient times the step."""
+    rng = np.random.default_rng(1)
+    seen = rng.normal(size=(3, *op.before))
+
+    def value(entries, rows):
+        return (dataclasses.replace(op, entries=entries).transposed(rows) * seen).sum()
+
+    known = () if op.entries is None else (jnp.asarray(op.entries),)
+    gradient = jax.grad(value, range(2)[-len(known) - 1 :])(op.entries, rows)
+    steps = [rng.normal(size=part.shape) for part in (*known, rows)]
+    for number, (step, slope) in enumerate(zip(steps, gradient, strict=True), 1 - len(known)):
+        moved = [op.entries, rows]
+        moved[number] = moved[number] + step
+        difference = value(*moved) - value(op.entries, rows)
+        np.testing.assert_allclose(difference, (slope * step).sum(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

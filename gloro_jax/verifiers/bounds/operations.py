@@ -8,6 +8,7 @@ Shapes: (n, *shape) is a batch of n activations. Arrays may be traced, of float3
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,13 +54,36 @@ class Affine:
 
     def transposed(self, rows: Any) -> Any:
         """Rows times A: (n, *after) to (n, *before)."""
-        like = jax.ShapeDtypeStruct((rows.shape[0], *self.before), rows.dtype)
-        return jax.linear_transpose(self.linear, like)(rows)[0]
+        return _transposed(self.fn, self.before, self.entries, rows)
 
     def constant(self, dtype: Any) -> Any:
         """c, (1, *after)."""
         offset = jnp.zeros((), dtype) if self.offset is None else jnp.asarray(self.offset)
         return jnp.broadcast_to(offset, (1, *self.after))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _transposed(fn: Callable[[Any, Any], Any], before: Shape, entries: Any, rows: Any) -> Any:
+    like = jax.ShapeDtypeStruct((rows.shape[0], *before), rows.dtype)
+    return jax.linear_transpose(functools.partial(fn, entries), like)(rows)[0]
+
+
+def _transposed_forward(fn: Any, before: Shape, entries: Any, rows: Any) -> tuple[Any, Any]:
+    return _transposed(fn, before, entries, rows), (entries, rows)
+
+
+def _transposed_backward(fn: Any, before: Shape, kept: Any, cotangent: Any) -> tuple[Any, Any]:
+    """Of rows A z in the entries of A, z being the cotangent, and in rows.
+
+    The same numbers as JAX's own rule gives; of a convolution it makes one that XLA:CPU, which
+    turns an input smaller than its kernel round, runs twenty times as slowly.
+    """
+    entries, rows = kept
+    values, pull = jax.vjp(fn, entries, cotangent)
+    return pull(rows)[0], values
+
+
+_transposed.defvjp(_transposed_forward, _transposed_backward)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -132,8 +132,10 @@ def minutes(row: dict[str, Any]) -> float:
 
 
 def on_another_device(row: dict[str, Any]) -> str:
-    """What trained a recipe, where that was no CPU."""
-    return "" if row.get("device", "cpu") == "cpu" else f" on one {row['device']}"
+    """What trained a recipe, where that was no CPU; steps are measured on the CPU all the same."""
+    if row.get("device", "cpu") == "cpu":
+        return ""
+    return f" (trained on one {row['device']})" if "step" in row else f" on one {row['device']}"
 
 
 def accelerator(found: dict[str, Any]) -> list[str]:

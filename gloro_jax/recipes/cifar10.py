@@ -37,7 +37,7 @@ def cifar10_6c2f() -> Recipe:
 
 
 def cifar10_liresnet_small() -> Recipe:
-    """CIFAR-10, l2 36/255, small LiResNet: VRA 61.2, clean 77.4; 105 min on 2 CPU cores.
+    """CIFAR-10, l2 36/255, small LiResNet: VRA 61.2, clean 77.4; 90 min on 2 CPU cores.
 
     Hu, Leino, Wang, Fredrikson, A Recipe for Improved Certifiable Robustness, ICLR 2024, at 1.1
     million parameters; 50 epochs, averaged over the mirror image; 42.9 at 72/255, 26.3 at 108/255.
@@ -62,7 +62,7 @@ def cifar10_liresnet_small() -> Recipe:
 
 
 def cifar10_liresnet_small_108() -> Recipe:
-    """CIFAR-10, l2 108/255, small LiResNet: VRA 39.8, clean 68.1; 75 min on 2 CPU cores.
+    """CIFAR-10, l2 108/255, small LiResNet: VRA 39.8, clean 68.1; 65 min on 2 CPU cores.
 
     The network of `cifar10_liresnet_small`, trained in 40 epochs for a radius three times as
     large; 49.4 at 72/255, 59.0 at 36/255.

@@ -4,9 +4,8 @@ Trains the recipes (finished runs are not repeated), verifies the test images, a
 thousand in float64 in the same regions. What "IntervalBounds" and "Crown" verify is proved with
 every rounding counted.
 
-Command: python -m experiments.rows.interval_training --runs RUNS NAME... (mnist_ibp takes about 12
-minutes on 2 CPU cores; mnist_crown_ibp hours there: the lines back through convolutions are slow on
-XLA:CPU; the set "mnist" must have been prepared: docs/data.md)
+Command: python -m experiments.rows.interval_training --runs RUNS NAME... (about 12 and 30 minutes
+on 2 CPU cores; the set "mnist" must have been prepared: docs/data.md)
 """
 
 import argparse

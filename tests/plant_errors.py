@@ -729,10 +729,10 @@ ERRORS = {
         "lipschitz/purity.py", 'if any("rbg" in str(', 'if any("no" == str(', "tests/soundness/test_adversary.py",
     ),
     "verifiers: one side of a split is forgotten": (
-        "verifiers/complete/branch_and_bound.py", 'return self.half(unit, -1), self.half(unit, 1)', 'return self.half(unit, -1), self.half(unit, -1)', "tests/verifiers/test_complete.py",
+        "verifiers/complete/cases.py", 'return self.half(unit, -1), self.half(unit, 1)', 'return self.half(unit, -1), self.half(unit, -1)', "tests/verifiers/test_complete.py",
     ),
     "verifiers: both sides of a split take the bounds of one": (
-        "verifiers/complete/branch_and_bound.py", 'low[unit], high[unit] = (low[unit], 0.0) if side < 0 else (0.0, high[unit])', 'low[unit], high[unit] = (low[unit], 0.0)', "tests/verifiers/test_complete.py",
+        "verifiers/complete/cases.py", 'low[unit], high[unit] = (low[unit], 0.0) if side < 0 else (0.0, high[unit])', 'low[unit], high[unit] = (low[unit], 0.0)', "tests/verifiers/test_complete.py",
     ),
     "guarantees: only the first class inside is looked at": (
         "guarantees/sets.py", "lowest = jax.lax.cummin(pairs, axis=pairs.ndim - 2)", "lowest = pairs", "tests/test_guarantees.py",

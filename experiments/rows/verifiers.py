@@ -12,7 +12,6 @@ with --only, the others' radii stay, if the networks are still those that they w
 
 import argparse
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,12 @@ import numpy as np
 import optax
 
 import gloro_jax as gj
+from experiments.rows import RESULTS, save
 from gloro_jax import layers, verifiers
 from gloro_jax.platforms import jit
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "experiments" / "results" / "verifiers_radii.json"
+RADII = RESULTS / "verifiers_radii.json"
 COUNT = 100
 METHODS: dict[str, Any] = {
     "Lipschitz": verifiers.Lipschitz(),
@@ -128,19 +128,15 @@ def main() -> None:
         nets = {"gloro": gj.load(ROOT / "experiments" / "zoo" / "digits"), "plain": plain(data)}
         before: dict[str, Any] = {name: {} for name in nets}
         if options.only:
-            stored = json.loads(RESULTS.read_text())["networks"]
+            stored = json.loads(RADII.read_text())["networks"]
             before = {name: stored[name]["methods"] for name in nets}
         only = options.only or list(METHODS)
         told = {
             name: measured(name, frozen, images, only=only, before=before[name])
             for name, frozen in nets.items()
         }
-        command = "python -m experiments.rows.verifiers"
-        asked = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-        row = {"command": command, "commit": commit, "networks": told}
-        RESULTS.write_text(json.dumps(row) + "\n")
-    draw(json.loads(RESULTS.read_text())["networks"], ROOT / "docs" / "verifiers.svg")
+        save("verifiers_radii", {"networks": told}, command="python -m experiments.rows.verifiers")
+    draw(json.loads(RADII.read_text())["networks"], ROOT / "docs" / "verifiers.svg")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gloro_jax.verifiers.bounds.lines import adaptive_lines, below, follow, star
 from gloro_jax.verifiers.bounds.operations import Chain
 from gloro_jax.verifiers.bounds.regions import Box, Norm, Region, minimum, region
 from gloro_jax.verifiers.bounds.rules import chain_of
-from gloro_jax.verifiers.complete.method import places
+from gloro_jax.verifiers.complete.method import by_unit, places
 from gloro_jax.verifiers.scores import charge_of
 
 RATE = {"slopes": 0.1, "weights": 0.05}
@@ -120,10 +120,8 @@ def _bound_cases(
 
 def _boxes(chain: Chain, area: Region, low: Any, high: Any) -> Walk:
     """How large activations can be in each case, which rounding is charged by."""
-    walk = Walk(dataclasses.replace(area, norm="linf"), None, charge_of(chain, low.dtype))
-    for op, where in places(chain):
-        ends = low[:, where], high[:, where]
-        walk.limits[op.unit] = tuple(part.reshape(-1, *op.after) for part in ends)
+    flat, charge = dataclasses.replace(area, norm="linf"), charge_of(chain, area.centre.dtype)
+    walk = Walk(flat, None, charge, limits=by_unit(chain, low, high))
     walk.through(chain, (area.lower, area.upper))
     return walk
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gloro_jax.network import Network
 from gloro_jax.platforms import in_64_bits, jit, one_blas_thread
-from gloro_jax.verifiers.bounds.boxes import Walk
+from gloro_jax.verifiers.bounds.boxes import Boxed, Walk
 from gloro_jax.verifiers.bounds.operations import Chain, Relu, relus
 from gloro_jax.verifiers.bounds.regions import Box, Norm, region
 from gloro_jax.verifiers.bounds.rules import chain_of
@@ -119,14 +119,18 @@ def places(chain: Chain) -> list[tuple[Relu, slice]]:
     return found
 
 
-@jit
-def _relu_bounds(network: Network, area: Any, low: Any, high: Any) -> Any:
-    chain, count = chain_of(network), len(area.centre)
-    walk = Walk(area, None, charge_of(chain, area.centre.dtype))
-    walk.limits = {
+def by_unit(chain: Chain, low: Any, high: Any) -> dict[int, Boxed]:
+    """Bounds (n, h) of all ReLUs' inputs, for each ReLU in its shape."""
+    return {
         op.unit: (low[:, at].reshape(-1, *op.after), high[:, at].reshape(-1, *op.after))
         for op, at in places(chain)
     }
+
+
+@jit
+def _relu_bounds(network: Network, area: Any, low: Any, high: Any) -> Any:
+    chain, count = chain_of(network), len(area.centre)
+    walk = Walk(area, None, charge_of(chain, area.centre.dtype), limits=by_unit(chain, low, high))
     Crown().margins(network, chain, walk, np.zeros(count, np.int64), ())
     ends = [[walk.units[u][side].reshape(count, -1) for u in sorted(walk.units)] for side in (0, 1)]
     nothing = jnp.zeros((count, 0))

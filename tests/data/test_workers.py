@@ -150,10 +150,14 @@ def test_a_script_needs_no_main_guard_and_its_workers_end_with_it_and_not_by_sig
             workers.count, workers._MOST_THREADS, decoding._FEW = lambda: 2, 1, 1
             data = DataConfig("zoo", directory={str(directory)!r}, image_size=8)
             images = open_data(data).test.images
+            def ask_all():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, lambda *_: print("asked to stop", flush=True))
+                    os.killpg(os.getpgrp(), number)
+            workers.lasting()
+            ask_all()  # before workers have begun
             before = images[:]
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: print("asked to stop", flush=True))
-                os.killpg(os.getpgrp(), number)
+            ask_all()
             assert (images[:] == before).all()
             print(*{{workers.lasting().submit(os.getpid).result() for _ in range(20)}}, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -168,7 +172,7 @@ def test_a_script_needs_no_main_guard_and_its_workers_end_with_it_and_not_by_sig
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     *asked, pids = done.stdout.splitlines()
-    assert asked == 2 * ["asked to stop"]
+    assert asked == 4 * ["asked to stop"]
     assert "Traceback" not in done.stderr
     assert 1 <= len(pids.split()) <= 2
     last = time.monotonic() + 30

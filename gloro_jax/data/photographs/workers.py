@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 _MOST_THREADS = 4
@@ -42,7 +43,9 @@ def pool() -> concurrent.futures.Executor:
 
     made = loky.ProcessPoolExecutor(count(), initializer=_begin, initargs=(os.getpid(),))
     # Ctrl-C, and Slurm's SIGTERM, reach all processes of a terminal or a job step; what they mean
-    # is for the one that trains to say. Blocked here, they are blocked in what is started here.
+    # is for the one that trains to say. Blocked here, they are blocked in what is started here;
+    # Python's tracker of resources, which loky starts first, would unblock them as it starts.
+    resource_tracker.ensure_running()
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         made.submit(os.getpid)  # starts them all

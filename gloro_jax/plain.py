@@ -36,6 +36,22 @@ def as_array(value: Any, *, name: str) -> np.ndarray:
         ) from None
 
 
+def check_comparable(value: Any, *, what: str) -> None:
+    """Raises a TypeError unless a program compiled for `value` is one for all that equal it."""
+    options: Any = getattr(value, "__dataclass_params__", None)
+    kind = type(value).__name__
+    if options is None or not options.frozen:
+        raise TypeError(
+            f"{what} of one's own is a frozen dataclass, and {kind} is none: what is compiled for "
+            "one must not change with its fields."
+        )
+    if hidden := [f.name for f in dataclasses.fields(value) if not f.compare or f.hash is False]:
+        raise TypeError(
+            f"Fields of {kind} are left out of its comparison: {hidden}. A program compiled for "
+            "one value of them would answer for another: leave out compare=False and hash=False."
+        )
+
+
 def unwritable(array: np.ndarray) -> np.ndarray:
     """A copy of an array whose memory cannot be made writable again (`setflags`): it is bytes."""
     return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape) if array.size else array

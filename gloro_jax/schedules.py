@@ -77,14 +77,20 @@ def parse_schedule(text: str, *, epochs: int) -> Schedule:
     return schedule
 
 
-def check_schedule(name: str, text: str, *, epochs: int, must_be_positive: bool = False) -> None:
-    """Raises a ValueError that names the field unless `text` is a schedule of values >= 0."""
+def check_schedule(
+    name: str, text: str, *, epochs: int, must_be_positive: bool = False, most: float = math.inf
+) -> None:
+    """Raises a ValueError that names the field unless values are from 0 to `most`, or not all 0."""
     try:
         points = _parse(NAMED.get(text, text), text, epochs)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     if any(p.value < 0 for p in points) or (must_be_positive and not any(p.value for p in points)):
         raise ValueError(f"{name}: the factors of {text!r} must not be negative, nor all 0.")
+    if (largest := max(p.value for p in points)) > most:
+        raise ValueError(
+            f"{name}: the factors of {text!r} are at most {most:g} here, not {largest:g}."
+        )
 
 
 def _between(earlier: _Point, later: _Point, time: Any) -> Any:

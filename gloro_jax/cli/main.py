@@ -30,7 +30,9 @@ Each command explains its options with --help, and `gloro-jax train` lists the r
 `gloro-jax --version` tells the version.
 """
 
-_RUN_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
+_RUN_ERRORS = (
+    ValueError, TypeError, OSError, ImportError, FloatingPointError, RuntimeError
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except _RUN_ERRORS as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # of XLA, or a mistake of ours
         console.print(f"[bold red]error:[/] {_in_words(error)}")
         sys.exit(1 if isinstance(error, ChildProcessError) else 2)  # 1: the input was not bad
     except KeyboardInterrupt as stopped:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gloro_jax.data import open_data
+from gloro_jax.data import DataConfig, open_data
 from gloro_jax.models import ModelConfig
 from gloro_jax.recipes import Recipe
 from gloro_jax.training.scaling import rehearsal
@@ -15,14 +15,23 @@ from gloro_jax.training.scaling import rehearsal
 _MOST_PARTS = 64  # microbatches that are tried where the step does not fit
 
 
-def rehearse(options: Any, recipe: Recipe, model: ModelConfig) -> int:
-    """Compiles the step and prints what it takes; 1 if it does not fit, and what would."""
+def rehearse(
+    options: Any, recipe: Recipe, model: ModelConfig, data: DataConfig, *, is_given_classes: bool
+) -> int:
+    """Compiles the step and prints what it takes; 1 if it does not fit, and what would.
+
+    Args:
+        options: of the command.
+        recipe: its data need not be there.
+        model: the network; of as many classes as the data, unless the user says how many.
+        data: what the user names.
+        is_given_classes: whether the user says how many classes.
+    """
     if options.topology and options.devices is not None:
         raise ValueError("--topology names its devices: leave --devices out.")
-    shape, examples = recipe.input_shape, recipe.examples
-    if options.data != recipe.data.source:
-        opened = open_data(options.data)
-        shape, examples = opened.input_shape, len(opened.train)
+    shape, examples, classes = _asked(recipe, data)
+    if classes and not is_given_classes:
+        model = dataclasses.replace(model, num_classes=classes)
     task = rehearsal.task_of(
         model,
         options.training,
@@ -56,6 +65,17 @@ def rehearse(options: Any, recipe: Recipe, model: ModelConfig) -> int:
         f"--batch-size {smaller}."
     )
     return 1
+
+
+def _asked(recipe: Recipe, data: DataConfig) -> tuple[tuple[int, ...], int, int | None]:
+    """One image's shape, examples of an epoch, and classes unless they are the recipe's."""
+    if data.source != recipe.data.source:
+        opened = open_data(data)
+        return opened.input_shape, len(opened.train), opened.num_classes
+    shape: tuple[int, ...] = recipe.input_shape
+    if recipe.data.image_size is not None and data.image_size is not None:
+        shape = (data.image_size, data.image_size, *shape[2:])
+    return shape, recipe.examples, None
 
 
 def _finer(task: rehearsal.Task, found: rehearsal.Found) -> list[int]:

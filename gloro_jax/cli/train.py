@@ -94,8 +94,12 @@ def train(words: list[str]) -> int:
             f"--init-from trains the network of {options.init_from}, so the model options do not "
             "apply: leave them out."
         )
+    recipe = RECIPES[name]()
+    data = _data(options, seed=recipe.data.seed)
     if options.dry_run:
-        return rehearse(options, RECIPES[name](), _start(options)[0])
+        model = _start(options)[0]
+        has_classes = options.init_from is not None or _gives_classes(words)
+        return rehearse(options, recipe, model, data, is_given_classes=has_classes)
     if options.topology or options.devices is not None:
         raise ValueError("--topology and --devices go with --dry-run.")
     processes.join(
@@ -108,16 +112,18 @@ def train(words: list[str]) -> int:
         is_writing_tensorboard=options.tensorboard,
         is_profiling=options.profile,
     )
-    source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
-    directory = str(options.data_dir) if options.data_dir else None
-    seed = RECIPES[name]().data.seed
-    data = DataConfig(source, options.validation, seed, directory, options.image_size)
     model, initial = _start(options)
     opened = open_data(data)
     if initial is None and not _gives_classes(words):
         model = dataclasses.replace(model, num_classes=opened.num_classes)
     _fit(model, opened, options.training, options.run, session, initial)
     return 0
+
+
+def _data(options: Any, *, seed: int) -> DataConfig:
+    source = str(Path(options.data).resolve()) if is_npz(options.data) else options.data
+    directory = str(options.data_dir) if options.data_dir else None
+    return DataConfig(source, options.validation, seed, directory, options.image_size)
 
 
 def _with_folder(words: list[str]) -> list[str]:

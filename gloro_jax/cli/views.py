@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gloro_jax import runs
-from gloro_jax.cli.opened import Selection, certified, open_run
+from gloro_jax.cli.opened import Selection, certified, open_run, with_guarantee
 from gloro_jax.cli.words import parse
 from gloro_jax.evaluation.tables import summary
 from gloro_jax.freezing import freeze
@@ -62,7 +62,7 @@ def views(words: list[str]) -> int:
     net = model.build()
     console = Console(highlight=False, soft_wrap=True)
     selection = Selection(data=options.data, data_dir=options.data_dir, split="validation")
-    before = open_run(options.run, selection)
+    before = with_guarantee(open_run(options.run, selection), options.run, None)
     shape, frozen = before.frozen.input_shape, {}
     for checkpoint in _present(options.run):
         learnt = runs.load_variables(options.run, checkpoint=checkpoint)

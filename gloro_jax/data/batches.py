@@ -90,7 +90,7 @@ def _order(
     order = np.random.default_rng((seed, epoch)).permutation(len(split)).astype(np.int32)
     steps, taken = len(split) // batch_size, 0
     others = np.zeros(0, np.int32)
-    if extra is not None:
+    if extra is not None and batch_size > 1:
         taken = min(max(1, round(extra.share * batch_size)), batch_size - 1)
         rng, count = np.random.default_rng((seed, epoch, _EXTRA_STREAM)), len(extra.images)
         rounds = -(-steps * taken // count)  # as often as each has to be seen

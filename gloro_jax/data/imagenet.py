@@ -11,13 +11,16 @@ import csv
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _TRAIN, _VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 _DEVKIT, _TABLE = "ILSVRC2012_devkit_t12.tar.gz", "LOC_val_solution.csv"
 _KAGGLE = Path("ILSVRC/Data/CLS-LOC")
+_BLOCK = 512  # of zeros, at an archive's end
 
 
 class Member(NamedTuple):
@@ -61,7 +64,8 @@ def list_imagenet(folder: Path) -> tuple[dict[str, Listed], tuple[str, ...]]:
     """The pictures of both splits with their labels, and the class names.
 
     Raises:
-        ValueError: if a part is missing, or a validation picture has no class; it is named.
+        ValueError: if a part is missing or cut short, or a validation picture has no class; it is
+            named.
     """
     train = dict(_train(folder))
     names = tuple(sorted(train))
@@ -86,7 +90,7 @@ def _train(folder: Path) -> Iterator[tuple[str, list[Path | Member]]]:
     """Each class and its pictures."""
     archive = folder / _TRAIN
     if archive.is_file():
-        with tarfile.open(archive) as outer:
+        with _opened(archive) as outer:
             for entry in outer:
                 inside = outer.extractfile(entry)
                 if inside is None:
@@ -104,11 +108,32 @@ def _train(folder: Path) -> Iterator[tuple[str, list[Path | Member]]]:
         yield path.name, _jpegs(path)
 
 
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """An archive.
+
+    Raises:
+        ValueError: if it is none, or not all of one: it ends otherwise than an archive does.
+    """
+    try:
+        with tarfile.open(archive) as file:
+            yield file
+            stream: Any = file.fileobj
+            stream.seek(file.offset)
+            if not stream.read(_BLOCK) == bytes(_BLOCK):
+                raise EOFError("it ends too early")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{archive} is damaged, or was not downloaded to its end ({error}). Download it again, "
+            "and compare its length or checksum with the site's."
+        ) from None
+
+
 def _val(folder: Path) -> dict[str, Path | Member]:
     """Each validation picture by the name that the truth knows it by."""
     archive = folder / _VAL
     if archive.is_file():
-        with tarfile.open(archive) as outer:
+        with _opened(archive) as outer:
             members = [m for m in outer if m.isfile()]
         return {Path(m.name).stem: Member(archive, m.name, m.offset_data, m.size) for m in members}
     return {Path(str(path)).stem: path for path in _jpegs(_part(folder, "val"))}
@@ -120,7 +145,13 @@ def _truth(folder: Path) -> dict[str, str]:
     if table.is_file():
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        try:
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+        except (KeyError, IndexError, AttributeError):
+            raise ValueError(
+                f"{table} is no table of ImageId and PredictionString, a class and boxes in each "
+                "line: take Kaggle's own."
+            ) from None
     if devkit.is_file():
         return _from_devkit(devkit)
     raise ValueError(
@@ -132,7 +163,7 @@ def _truth(folder: Path) -> dict[str, str]:
 def _from_devkit(devkit: Path) -> dict[str, str]:
     import scipy.io
 
-    with tarfile.open(devkit) as archive:
+    with _opened(devkit) as archive:
         files = {Path(m.name).name: m for m in archive if m.isfile()}
         try:
             meta = archive.extractfile(files["meta.mat"])

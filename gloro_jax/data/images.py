@@ -80,7 +80,10 @@ def flat(path: Path | Member, *, channels: int, side: int | None = None) -> Any:
         if side is not None and min(image.size) > 4 * side:
             image.draft(None, (2 * side, 2 * side))
         loaded(path, image)
-        upright = ImageOps.exif_transpose(image)
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception as error:  # of a turned picture it writes the other tags anew
+            raise ValueError(f"{path} has EXIF tags that are none: {error}.") from None
         if upright.has_transparency_data:
             colours = upright.convert("RGBA")
             white = Image.new("RGBA", colours.size, "white")

@@ -8,12 +8,14 @@ import dataclasses
 import numbers
 import re
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
+
+from gloro_jax.plain import check_comparable
 
 
 class Guarantee(abc.ABC):
@@ -207,20 +209,7 @@ def check_guarantee(guarantee: Any, num_classes: int, *, is_covering: bool = Fal
             "guarantee is gj.guarantees.TopK(k), gj.guarantees.Affinity(sets), or None for the "
             f"strict one; got {guarantee!r}. gj.guarantees.parse reads words."
         )
-    options: Any = getattr(guarantee, "__dataclass_params__", None)
-    if options is None or not options.frozen:
-        raise TypeError(
-            f"A guarantee of one's own is a frozen dataclass, and {type(guarantee).__name__} is "
-            "none: what is compiled for one must not change with its fields."
-        )
-    if hidden := [
-        f.name for f in dataclasses.fields(cast(Any, guarantee)) if not f.compare or f.hash is False
-    ]:
-        raise TypeError(
-            f"Fields of {type(guarantee).__name__} are left out of its comparison: {hidden}. A "
-            "program compiled for one value of them would answer for another: leave out compare="
-            "False and hash=False."
-        )
+    check_comparable(guarantee, what="A guarantee")
     guarantee.check(num_classes, is_covering=is_covering)
 
 

@@ -23,6 +23,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.lipschitz.rounding import times_up
 from gloro_jax.logits import GloroLogits
 from gloro_jax.margins import as_epsilon
+from gloro_jax.plain import check_comparable
 from gloro_jax.platforms import is_tracing, jit
 from gloro_jax.repair.orders import MOST_COMBINATIONS, Order, Pair, cycle_in, in_words
 from gloro_jax.repair.preconditions import Always, Precondition
@@ -77,6 +78,7 @@ class Repair:
                     f"Property {number} is repair.Property(when, then), a precondition and an "
                     f"Order, got {one!r}. repair.parse reads text."
                 )
+            check_comparable(one.when, what="A precondition")
             one.when.check(_FAR, self.num_classes)
             if one.then.largest_class >= self.num_classes:
                 raise ValueError(

@@ -14,6 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from gloro_jax.plain import check_comparable
+
 _DOWN = 1 - 1e-12
 _UNIT = 2.0**-24  # of float32
 
@@ -194,6 +196,8 @@ class AllOf(Precondition):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
+        for part in self.parts:
+            check_comparable(part, what="A precondition")
 
     def holds(self, x: Any, prediction: Any) -> Any:
         """Whether all do."""

@@ -10,6 +10,7 @@ from gloro_jax.frozen_net import FrozenNet
 from gloro_jax.margins import as_epsilon
 from gloro_jax.models import as_plain
 from gloro_jax.paths import local
+from gloro_jax.plain import number
 from gloro_jax.torch_import.files import read_state_dict
 from gloro_jax.torch_import.liresnet import from_state_dict
 from gloro_jax.version import __version__
@@ -40,6 +41,7 @@ def import_torch(
             unknown, of another shape or not finite is named. Nothing is written then.
     """
     as_epsilon(epsilon)  # refuses what is no radius
+    radius = number(epsilon)
     runs.check_new(out)  # before the norms, which may take minutes
     if data is not None and is_npz(data):
         if not local(data).is_file():
@@ -53,7 +55,7 @@ def import_torch(
         "model": as_plain(found.model),
         "network": None,
         "data": {"name": data, "source": data, "input_shape": found.input_shape},
-        "training": {"epsilon": float(epsilon)},
+        "training": {"epsilon": radius},
         "imported": {"file": Path(file).name, "layout": "hukkai/liresnet"},
     }
     folder = runs.create(out)

@@ -45,7 +45,7 @@ def check(net: Any, data: Any, config: Any) -> None:
             f"batch_size {config.batch_size} exceeds the {len(data.train)} training examples: "
             f"choose a smaller one, {_smaller(len(data.train))} for example (--batch-size)."
         )
-    check_reach(config.epsilon, data.input_shape)
+    check_reach(config.epsilon, data.input_shape, norm=config.norm)
     if guarantee := guarantees.parse(config.guarantee):
         guarantee.check(net.num_classes, is_covering=True)
     if config.augmentation.area < 1 and not isinstance(data.train.images, Pictures):

@@ -124,9 +124,15 @@ class TrainConfig:
                 f"batch_size {self.batch_size} must be a multiple of microbatches, "
                 f"{self.microbatches}."
             )
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
         for name in ("epsilon_schedule", "trades_schedule", "learning_rate_schedule"):
             is_rate = name != "trades_schedule"
-            check_schedule(name, getattr(self, name), epochs=self.epochs, must_be_positive=is_rate)
+            is_share = self.is_verified and not is_rate and self.trades_weight > 0
+            most = 1 / self.trades_weight if is_share else math.inf
+            text = getattr(self, name)
+            check_schedule(name, text, epochs=self.epochs, must_be_positive=is_rate, most=most)
 
     def _check_what_is_proved(self) -> None:
         if guarantees.parse(self.guarantee) and self.loss not in RELAXABLE:
@@ -136,10 +142,22 @@ class TrainConfig:
             )
         if not self.is_verified and self.norm != "l2":
             raise ValueError(f"norm={self.norm} goes with loss ibp or crown_ibp, not {self.loss}.")
-        if self.is_verified and self.trades_weight > 1:
+        if not self.is_verified:
+            return
+        if self.trades_weight > 1:
             raise ValueError(
                 f"trades_weight is the share of the worst case in loss={self.loss}, at most 1; "
                 f"got {self.trades_weight}."
+            )
+        if self.compute != "float32":
+            raise ValueError(
+                f"compute={self.compute} does not go with loss={self.loss}, whose bounds are "
+                "computed in float32: leave it at float32."
+            )
+        if self.augmentation.noise:
+            raise ValueError(
+                f"augmentation.noise leaves the pixels between 0 and 1 that loss={self.loss} "
+                f"proves things about: set it to 0, not {self.augmentation.noise}."
             )
 
     @property

@@ -12,6 +12,8 @@ from gloro_jax.training import manifold
 from gloro_jax.training.config import TrainConfig
 
 _SLOW_STEP = 0.5
+# What layers call their vectors, stacks of which have two axes, and LipNeXt's map of positions.
+_NO_KERNELS = ("bias", "gain", "offset", "factor")
 _MUON_RMS = 0.2  # of its moves, over the learning rate, as Adam's (Liu et al. 2025)
 
 
@@ -46,7 +48,7 @@ def make_optimizer(
     turning = manifold.turning_adam(rate, retract_every=steps_per_epoch)
     clip = optax.clip_by_global_norm(config.clip_norm)
     if own is not None:
-        plain = others = optax.with_extra_args_support(own)
+        plain = others = _with_plain_keys(own)
     else:
         inner = _inner(config, rate)
         plain, others = optax.chain(clip, inner), inner
@@ -134,20 +136,50 @@ def _averaged(inner: Any, *, decay: float) -> optax.GradientTransformationExtraA
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _with_plain_keys(own: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The same, with random keys kept as numbers, which a checkpoint can hold."""
+
+    def is_key(leaf: Any) -> bool:
+        return jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
+
+    def plain(state: Any) -> Any:
+        return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, state)
+
+    def as_in(fresh: Any, leaf: Any) -> Any:
+        if not is_key(fresh):
+            return leaf
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(fresh))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        del extra
+        fresh = own.init(updates if params is None else params)
+        moved, new = own.update(updates, jax.tree.map(as_in, fresh, state), params)
+        return moved, plain(new)
+
+    return optax.GradientTransformationExtraArgs(lambda params: plain(own.init(params)), update)
+
+
+def _is_kernel(path: Any, leaf: Any) -> bool:
+    """Whether a parameter is one: of two or more axes, and no stack or field of other things."""
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return leaf.ndim > 1 and not name.endswith(_NO_KERNELS)
+
+
 def _decaying(params: Any) -> Any:
-    """Which parameters decay: those of two or more axes, which are kernels."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(_is_kernel, params)
 
 
 def _matrices(params: Any) -> Any:
     """Kernels as matrices for Muon: to the last axis, from the others; stacks one by one."""
 
-    def numbers(leaf: Any) -> Any:
+    def numbers(path: Any, leaf: Any) -> Any:
+        if not _is_kernel(path, leaf):
+            return None
         first = leaf.ndim % 2  # nn.scan stacks dense and convolution kernels along an axis
         inputs = tuple(range(first, leaf.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(inputs, (leaf.ndim - 1,)) if inputs else None
+        return optax.contrib.MuonDimensionNumbers(inputs, (leaf.ndim - 1,))
 
-    return jax.tree.map(numbers, params)
+    return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 class _LookaheadState(NamedTuple):

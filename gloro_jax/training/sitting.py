@@ -115,7 +115,7 @@ def _resume(
     assert checkpoints  # the first process has them
     snapshot = checkpoints.restore(session.resume_step)
     if snapshot is None:
-        if (folder / "summary.json").exists() or any(folder.glob("weights/*.safetensors")):
+        if (folder / "summary.json").exists():
             raise ValueError(
                 f"{folder} holds trained weights and no checkpoint to go on from: they were "
                 "removed, or it was made of another run. Nothing was touched; to train these "
@@ -126,7 +126,11 @@ def _resume(
                 f"{folder} started from the weights of another run and has no checkpoint yet: "
                 "start again in a new folder, with the same --init-from."
             )
-        console.print("no finished checkpoint yet: starting from the beginning")
+        kept = ""
+        if any(folder.glob("weights/*.safetensors")):  # of a run that an error ended
+            aside = runs.set_aside(folder, [])
+            kept = f"; its best weights so far now lie in {escape(str(aside))}"
+        console.print(f"no finished checkpoint yet: starting from the beginning{kept}")
         return
     trainer.restore(snapshot)
     earlier, now = trainer.position.place, processes.place()

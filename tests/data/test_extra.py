@@ -46,6 +46,11 @@ def test_each_batch_takes_its_share_and_every_image_is_where_its_number_says(mix
     assert others.max() - others.min() <= 1
 
 
+def test_a_batch_of_one_has_no_room_for_extra_images(mixed):
+    found = batches(mixed, batch_size=1)
+    assert sorted(int(batch.index[0]) for batch in found) == list(range(len(mixed.train)))
+
+
 def test_the_order_depends_on_seed_and_epoch_alone(mixed):
     whole = batches(mixed)
     for a, b in zip(batches(mixed, skip=3), whole[3:], strict=True):

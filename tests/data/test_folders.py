@@ -9,6 +9,7 @@ from PIL import Image
 pytest.importorskip("array_record", reason="array_record exists for Linux only")
 
 from gloro_jax.data import prepare, store
+from gloro_jax.data.images import flat
 
 
 def picture(seed, size=(6, 5), channels=3):
@@ -181,6 +182,17 @@ def test_a_picture_that_a_camera_turned_stands_upright(tree, tmp_path):
     turned = np.rot90(picture(10))  # what the sensor saw
     found = stored(tree, tmp_path, Image.fromarray(turned), exif=exif)
     np.testing.assert_array_equal(found, picture(10))
+
+
+def test_a_turned_picture_of_odd_tags_is_named(tree, monkeypatch):
+    from PIL import ImageOps
+
+    def odd(image):
+        raise TypeError("a tag is of another type")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", odd)
+    with pytest.raises(ValueError, match="has EXIF tags that are none: a tag is of another type"):
+        flat(tree / "train" / "dog" / "0.png", channels=3)
 
 
 def test_transparency_is_flat_on_white(tree, tmp_path):

@@ -101,3 +101,24 @@ def test_pictures_of_classes_that_were_never_trained_are_named(archives):
     )
     with pytest.raises(ValueError, match=r"val_00000001\.JPEG: its class is 'n09'"):
         listed(archives)
+
+
+@pytest.mark.parametrize("name", ["img_train.tar", "img_val.tar", "devkit_t12.tar.gz"])
+@pytest.mark.parametrize("is_between_files", [True, False])
+def test_archives_that_were_not_downloaded_to_their_end_are_named(archives, name, is_between_files):
+    path = archives / f"ILSVRC2012_{name}"
+    raw = path.read_bytes()
+    length = 2 * len(raw) // 3
+    if name.endswith(".tar"):
+        with tarfile.open(path) as archive:
+            last = archive.getmembers()[-1]
+        length = last.offset if is_between_files else last.offset_data + 10
+    path.write_bytes(raw[:length])
+    with pytest.raises(ValueError, match=rf"{name} is damaged, or was not downloaded to its end"):
+        listed(archives)
+
+
+def test_a_table_of_other_columns_is_refused(archives):
+    (archives / "LOC_val_solution.csv").write_text("image,class\nILSVRC2012_val_00000001,n01\n")
+    with pytest.raises(ValueError, match="no table of ImageId and PredictionString"):
+        listed(archives)

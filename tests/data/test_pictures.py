@@ -227,6 +227,40 @@ def test_damaged_photographs_are_counted_and_named_and_what_was_done_is_not_done
     assert not [p for p in folder.iterdir() if p.suffix in (".partial", ".json")][1:]
 
 
+def test_a_damaged_photograph_that_is_mended_has_its_shard_alone_written_again(
+    tree, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shards, "_PER_SHARD", 1)  # a shard without a picture, too
+    own = copied(tree, tmp_path / "own")
+    whole = (own / "train" / "bee" / "3.jpg").read_bytes()
+    for path in ("train/bee/3.jpg", "val/cow/1.jpg"):
+        (own / path).write_bytes(b"no picture")
+    told = {"source": own, "directory": tmp_path / "sets", "shorter_side": SIDE}
+    with pytest.raises(ValueError, match="2 of 26 pictures"):
+        prepare("own", **told)
+    written = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob("*.array_record")}
+    (own / "train" / "bee" / "3.jpg").write_bytes(whole)
+    folder = prepare("own", is_skipping_corrupt=True, **told)
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record")}
+    again = [name for name in written if after[name] != written[name]]
+    assert again == ["train-00003-of-00018.array_record"]
+    opened = open_data(DataConfig("own", 0.2, directory=told["directory"], image_size=SIZE))
+    assert len(opened.test.images[:]) == 7
+
+    (folder / "digests-test.npy").unlink()
+    with pytest.raises(ValueError, match=r"digests-test\.npy is missing"):
+        open_data(DataConfig("own", 0.2, directory=told["directory"], image_size=SIZE))
+
+
+def test_a_split_without_a_picture_is_refused(tree, tmp_path):
+    own = copied(tree, tmp_path / "own")
+    for path in (own / "val").rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    told = {"source": own, "directory": tmp_path / "sets", "shorter_side": SIDE}
+    with pytest.raises(ValueError, match=r"No picture of the test split can be read: .*\.jpg"):
+        prepare("own", is_skipping_corrupt=True, **told)
+
+
 def test_a_preparation_that_was_stopped_goes_on_and_gives_the_same_files(
     tree, directory, tmp_path, monkeypatch
 ):

@@ -1,5 +1,6 @@
 """The repairing layer against all orders of all scores: safe, transparent, and no argmax lost."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -8,9 +9,19 @@ import numpy as np
 import pytest
 
 import gloro_jax as gj
-from gloro_jax.repair import Always, InBox, Order, PredictedIn, Property, Repair, below
+from gloro_jax.repair import (
+    AllOf,
+    Always,
+    InBox,
+    Order,
+    PredictedIn,
+    Property,
+    Repair,
+    below,
+)
 from gloro_jax.repair.layer import Tables, repaired
 from gloro_jax.repair.orders import cycle_in
+from gloro_jax.repair.preconditions import Precondition
 from tests import draws
 from tests.ensembles.members import CLASSES, SHAPE, member
 
@@ -203,3 +214,30 @@ def test_nothing_is_certified_where_the_answer_is_none(frozen):
     np.testing.assert_array_equal(
         free.is_certified, gj.certify(frozen, x, epsilon=1e-4).is_certified
     )
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_a_precondition_of_ones_own_that_could_change_is_refused(is_part):
+    """A program compiled for one value of its fields would answer for another."""
+
+    class Mine(InBox): ...
+
+    @dataclasses.dataclass(frozen=True)
+    class Hiding(Mine):
+        extra: int = dataclasses.field(default=0, compare=False)
+
+    class Loose(Precondition):
+        def holds(self, x, prediction):
+            return jnp.ones(len(x), bool)
+
+        def distance(self, x):
+            return np.full(len(x), np.inf)
+
+    def repair_of(when):
+        return Repair([Property(AllOf([when]) if is_part else when, below(0, 1))], 3)
+
+    repair_of(InBox([(0, 0.0, 1.0)]))
+    with pytest.raises(TypeError, match="precondition of one's own is a frozen dataclass"):
+        repair_of(Loose())
+    with pytest.raises(TypeError, match=r"left out of its comparison: .'extra'"):
+        repair_of(Hiding([(0, 0.0, 1.0)]))

@@ -96,14 +96,17 @@ def test_an_optimiser_of_ones_own_replaces_that_of_the_config(fitted, tiny_data,
 
 
 def test_a_run_with_an_optimiser_of_ones_own_is_resumed_with_one_only(tiny_data, tmp_path):
-    options = {"run": tmp_path / "run", "optimizer": optax.sgd(0.1)}
+    noisy = optax.chain(optax.add_noise(0.1, 0.55, key=7), optax.sgd(0.1))  # keeps a random key
+    options = {"run": tmp_path / "run", "optimizer": noisy}
     training = gj.training.epochs(MODEL, tiny_data, CONFIG, **options)
     next(training)
     training.close()
     again = Session(is_resuming=True)
     with pytest.raises(ValueError, match=r"own_optimizer: PyTreeDef.*in the run, absent now"):
         gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "run", session=again)
-    assert gj.training.fit(MODEL, tiny_data, CONFIG, session=again, **options).history
+    resumed = gj.training.fit(MODEL, tiny_data, CONFIG, session=again, **options)
+    whole = gj.training.fit(MODEL, tiny_data, CONFIG, run=tmp_path / "whole", optimizer=noisy)
+    assert resumed.frozen.digest == whole.frozen.digest
 
 
 @pytest.mark.parametrize("wrong", [optax.adam, "adam", optax.lbfgs()])

@@ -74,11 +74,13 @@ def test_kernels_decay_and_vectors_do_not(name):
     decaying = config(optimizer=name, weight_decay=0.1, learning_rate_schedule="fixed")
     optimizer = make_optimizer(decaying, steps_per_epoch=1)
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    params |= {"scanned": {"bias": jnp.ones((3, 2))}, "position": {"offset": jnp.ones((4, 4, 1))}}
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     first = {"sgd": 0.5 * 0.1 * (1 + 0.9), "adamw": 0.5 * 0.1}[name]  # Nesterov looks ahead
     np.testing.assert_allclose(updates["kernel"], -first, rtol=1e-5)
-    np.testing.assert_array_equal(updates["bias"], 0)
+    for name in ("bias", "scanned", "position"):
+        jax.tree.map(lambda moved: np.testing.assert_array_equal(moved, 0), updates[name])
 
 
 def test_sgd_is_nesterov_s():
@@ -105,6 +107,7 @@ def test_muon_moves_kernels_evenly_in_all_directions_and_vectors_as_nadam():
     optimizer = make_optimizer(config(**options), steps_per_epoch=1)
     rng = np.random.default_rng(0)
     shapes = {"dense": (6, 4), "conv": (3, 3, 2, 4), "stack": (2, 6, 4), "bias": (4,)}
+    shapes |= {"offset": (4, 4, 1), "head_bias": (2, 4)}
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     gradient = {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in shapes.items()}
     gradient["dense"] = gradient["dense"].at[:, 0].mul(20.0)
@@ -120,5 +123,6 @@ def test_muon_moves_kernels_evenly_in_all_directions_and_vectors_as_nadam():
         # Five steps of Newton-Schulz leave singular values between 0.68 and 1.14.
         assert np.linalg.norm(np.asarray(move) - even, 2) < 0.35 * size
     nadam = optax.nadam(0.5)
-    alone, _ = nadam.update({"b": gradient["bias"]}, nadam.init({"b": params["bias"]}))
-    np.testing.assert_allclose(updates["bias"], alone["b"], rtol=1e-4)
+    for name in ("bias", "offset", "head_bias"):
+        alone, _ = nadam.update({"b": gradient[name]}, nadam.init({"b": params[name]}))
+        np.testing.assert_allclose(updates[name], alone["b"], rtol=1e-4)

@@ -127,6 +127,7 @@ def test_a_request_is_acted_on_when_every_process_has_seen_it(monkeypatch):
         ({"coordinator": "host:1"}, "go together"),
         ({"processes": 2, "process": 0}, "go together"),
         ({"coordinator": "host", "processes": 2, "process": 0}, "HOST:PORT"),
+        ({"coordinator": "host:70000", "processes": 2, "process": 0}, "from 1 to 65535"),
         ({"coordinator": "host:1", "processes": 2, "process": 2}, "from 0 to --processes - 1"),
         ({"coordinator": "host:1", "processes": 0, "process": 0}, "from 0 to --processes - 1"),
     ],
@@ -134,6 +135,41 @@ def test_a_request_is_acted_on_when_every_process_has_seen_it(monkeypatch):
 def test_half_an_address_is_refused_before_anything_waits(given, message):
     with pytest.raises(ValueError, match=message):
         processes.join(**given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "SLURM_GPUS_ON_NODE": "8"}, list(range(8))),
+        ({"SLURM_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_GPUS_ON_NODE": "2"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, None),
+        (
+            {
+                "SLURM_STEP_TASKS_PER_NODE": "1(x4)",
+                "SLURM_GPUS_ON_NODE": "8",
+                "JAX_LOCAL_DEVICE_IDS": "0,1",
+            },
+            None,
+        ),
+        ({}, None),
+    ],
+)
+def test_one_task_a_node_takes_all_its_gpus(monkeypatch, environment, devices):
+    """JAX would give each Slurm task the one GPU of its number on the node."""
+    seen = {}
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "JAX_LOCAL_DEVICE")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    monkeypatch.setattr(processes.jax.config, "update", lambda *change: None)
+    monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **b: seen.update(b))
+    monkeypatch.setattr(processes, "_arrive", lambda *where: None)
+    processes.join(coordinator="127.0.0.1:1234", processes=2, process=1)
+    assert seen["local_device_ids"] == devices
 
 
 def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):

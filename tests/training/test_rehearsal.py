@@ -8,6 +8,7 @@ import pytest
 import gloro_jax as gj
 from gloro_jax.cli import main
 from gloro_jax.models import ChordLiResNet, LiResNet, as_plain
+from gloro_jax.recipes import RECIPES
 from gloro_jax.runs.folder import write_config
 from gloro_jax.training.scaling import rehearsal
 from gloro_jax.training.scaling.rehearsal import Found, Task, rehearse, task_of
@@ -124,3 +125,24 @@ def test_a_rehearsal_takes_the_network_of_the_run_to_start_from(tmp_path, monkey
     assert seen == [as_plain(model)]
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits", "--dry-run", *start, "--model.width", "8"])
+
+
+def test_a_rehearsal_is_of_the_images_and_classes_that_are_asked_for(tmp_path, monkeypatch):
+    seen = []
+
+    def note(task: Task) -> Found:
+        seen.append((task.input_shape, task.model["num_classes"], task.examples))
+        return Chip(10**9)(task)
+
+    monkeypatch.setattr(rehearsal, "rehearse", note)
+    file, labels = tmp_path / "mine.npz", np.arange(40) % 4
+    images = np.zeros((40, 6, 6, 1), np.uint8)
+    np.savez(file, x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
+    classes = ["--model.num-classes", "5"]
+    for words in (["digits", "--data", str(file), "--validation", "0.5"],
+                  ["digits", "--data", str(file), *classes],
+                  ["imagenet_liresnet_l12w588", "--image-size", "128"]):  # fmt: skip
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", *words, "--dry-run"])
+    examples = RECIPES["imagenet_liresnet_l12w588"]().examples
+    assert seen == [((6, 6, 1), 4, 20), ((6, 6, 1), 5, 32), ((128, 128, 3), 1000, examples)]

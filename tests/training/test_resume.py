@@ -462,6 +462,27 @@ def test_a_state_that_is_not_finite_never_displaces_a_good_one(
     assert_same_run(interrupted, whole)
 
 
+def test_a_run_that_failed_before_its_first_checkpoint_begins_again(
+    tiny_data, whole, tmp_path, monkeypatch, capsys
+):
+    honest, run = Trainer._settle, tmp_path / "run"
+
+    def settle(self):
+        honest(self)
+        if self.step == 9:
+            raise OSError("the disk of the photographs is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_settle", settle)
+        with pytest.raises(OSError, match="photographs"):
+            gj.training.fit(MODEL, tiny_data, CONFIG, run=run)
+    learnt = (run / "weights" / "best.safetensors").read_bytes()
+    resume(tiny_data, run)
+    assert "best weights so far now lie in" in capsys.readouterr().err
+    assert (run / "set-aside" / "1" / "weights" / "best.safetensors").read_bytes() == learnt
+    assert_same_run(run, whole)
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(tiny_data, interrupted):
     held = locked(interrupted, busy="")
     with held, pytest.raises(FileExistsError, match="Another process"):

@@ -84,11 +84,20 @@ def test_smooth_layers_are_refused_before_training(tiny_data):
     [
         ({"loss": "emma"}, "norm=linf goes with loss ibp or crown_ibp"),
         ({"trades_weight": 1.5}, "share of the worst case in loss=ibp, at most 1"),
+        ({"trades_schedule": "[0.5]-[50%:2.5]"}, "at most 2 here, not 2.5"),
+        ({"compute": "bfloat16"}, "does not go with loss=ibp"),
+        ({"augmentation": gj.data.Augmentation(noise=0.1)}, "between 0 and 1 that loss=ibp"),
     ],
 )
 def test_config_says_what_does_not_go_together(changes, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_a_radius_in_steps_of_a_pixel_is_refused(tiny_data, tmp_path):
+    large = dataclasses.replace(CONFIG, epsilon=2.0)
+    with pytest.raises(ValueError, match="never further apart than 1 in linf"):
+        gj.training.fit(MODEL, tiny_data, large, run=tmp_path / "run")
 
 
 def test_noise_is_gaussian_of_its_deviation_and_hangs_on_the_key_alone():

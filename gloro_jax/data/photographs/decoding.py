@@ -88,7 +88,10 @@ class Records:
     def raw(self) -> list[bytes]:
         """The files as they are stored."""
         numbers = [int(number) for number in self.numbers]
-        return _opened(self.shards).__getitems__(numbers) if numbers else []
+        try:
+            return _opened(self.shards).__getitems__(numbers) if numbers else []
+        except RuntimeError as error:  # array_record's, of a file that is not as it was written
+            raise ValueError(_damaged(str(self.shards[0].parent), error)) from None
 
 
 def decoded(records: Records, cut: Cut) -> np.ndarray:
@@ -138,6 +141,11 @@ def _fill(out: np.ndarray, records: Records, cut: Cut) -> None:
         out[place] = np.asarray(cut(picture, int(records.numbers[place])))
 
 
+def _damaged(name: str, why: Exception) -> str:
+    way_out = "Prepare the set again: gloro-jax data prepare NAME --overwrite."
+    return f"{name} is damaged ({why}). {way_out}"
+
+
 @functools.lru_cache(maxsize=8)
 def _opened(shards: tuple[Path, ...]) -> Any:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -154,10 +162,7 @@ def _picture(raw: bytes, records: Records, place: int) -> Any:
         picture = picture if picture.mode == "RGB" else picture.convert("RGB")
         picture.load()
     except Exception as error:  # Pillow raises what the codec raises
-        raise ValueError(
-            f"{name} is damaged ({error}). Prepare the set again: gloro-jax data prepare NAME "
-            "--overwrite."
-        ) from None
+        raise ValueError(_damaged(name, error)) from None
     if records.digests is not None and digest(picture) != records.digests[place].tobytes():
         raise ValueError(
             f"{name} decodes to other pixels than when the set was prepared, with "

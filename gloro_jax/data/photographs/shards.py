@@ -44,12 +44,14 @@ class Shard:
         files: the pictures and their labels.
         side: their shorter side.
         has_digests: whether a digest of each picture's pixels is kept.
+        plan: a digest of all this, of the pictures' sizes and times, and of the decoder.
     """
 
     name: str
     files: Listed
     side: int
     has_digests: bool
+    plan: str
 
 
 def prepare_shards(
@@ -71,8 +73,9 @@ def prepare_shards(
     shards = [s for split, pairs in files.items() for s in _shards(split, pairs, side)]
     target = store.set_folder(name, directory)
     place = target.parent / _BUILDING
-    _begin(place, shards)
+    place.mkdir(parents=True, exist_ok=True)
     with locked(place, busy=f"Another process is preparing {name}, in {place}."):
+        _clear(place, shards)
         told = _write_all(place, shards, on_progress)
         bad = [line for one in told for line in one["bad"]]
         if bad and not is_skipping:
@@ -80,13 +83,12 @@ def prepare_shards(
                 f"{len(bad)} of {sum(len(s.files) for s in shards)} pictures cannot be read:\n  "
                 + "\n  ".join(bad[:5])
                 + ("\n  ..." if len(bad) > 5 else "")
-                + "\nMend or remove them, or leave them out with --skip-corrupt; the rest is done "
-                "and is not done again."
+                + "\nLeave them out with --skip-corrupt, for which all is done; or mend them, and "
+                "only what lies in a file with one of them is done again."
             )
         contents = _finish(place, list(files), shards, told)
         contents |= {"source": str(source), "class_names": class_names, "shorter_side": side}
         store.write_contents(place, contents)
-        (place / "plan.json").unlink()
         replaced = target.parent / ".replaced"
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
@@ -103,20 +105,21 @@ def open_shards(folder: Path, told: dict[str, Any], split: str, *, size: int) ->
         ValueError: if a file is missing or has another length than when it was written.
     """
     names = sorted(file for file in told["files"] if file.startswith(f"{split}-"))
-    for file in [*names, f"labels-{split}.npy"]:
+    beside = [f"labels-{split}.npy", f"digests-{split}.npy"]
+    for file in [*names, *(file for file in beside if file in told["files"])]:
         path, length = folder / file, told["sizes"][file]
         if not path.is_file() or path.stat().st_size != length:
             raise ValueError(
                 f"{path} is missing or not as long as it was written. Prepare the set again: "
                 "gloro-jax data prepare NAME --overwrite."
             )
-    digests = folder / f"digests-{split}.npy"
+    digests = np.load(folder / beside[1]) if beside[1] in told["files"] else None
     return Pictures(
         tuple(folder / file for file in names),
         told,
         np.arange(told["splits"][split]),
         size,
-        np.load(digests) if digests.is_file() else None,
+        digests,
     )
 
 
@@ -127,31 +130,31 @@ def labels(folder: Path, split: str) -> np.ndarray:
 
 def _shards(split: str, pairs: Listed, side: int) -> list[Shard]:
     parts = range(0, len(pairs), _PER_SHARD)
-    return [
-        Shard(
-            f"{split}-{number:05}-of-{len(parts):05}.array_record",
-            pairs[start : start + _PER_SHARD],
-            side,
-            has_digests=split == "test",
-        )
-        for number, start in enumerate(parts)
-    ]
+    found = []
+    for number, start in enumerate(parts):
+        files = pairs[start : start + _PER_SHARD]
+        sha = hashlib.sha256(decoder().encode())
+        for path, label in files:
+            sha.update(repr((str(path), label, side, *_state(path))).encode())
+        name = f"{split}-{number:05}-of-{len(parts):05}.array_record"
+        found.append(Shard(name, files, side, split == "test", sha.hexdigest()))
+    return found
 
 
-def _begin(place: Path, shards: list[Shard]) -> None:
-    """Makes the folder to work in; what another plan left there is removed."""
-    sha = hashlib.sha256(decoder().encode())
-    for shard in shards:
-        for path, label in shard.files:
-            facts = (str(path), label, shard.side, *_state(path))
-            sha.update(repr(facts).encode())
-    plan = json.dumps({"plan": sha.hexdigest()})
-    there = place / "plan.json"
-    if place.exists() and (not there.is_file() or there.read_text(encoding="utf-8") != plan):
-        with locked(place, busy=f"Another process is preparing a set in {place}."):
-            shutil.rmtree(place)
-    place.mkdir(parents=True, exist_ok=True)
-    there.write_text(plan, encoding="utf-8")
+def _clear(place: Path, shards: list[Shard]) -> None:
+    """Removes what another plan left there, or one that was stopped within a shard."""
+    done = [shard.name for shard in shards if _finished(place, shard)]
+    kept = {"lock", *done, *(f"{name}.json" for name in done)}
+    for path in place.iterdir():
+        if path.name not in kept:
+            path.unlink()
+
+
+def _finished(place: Path, shard: Shard) -> dict[str, Any] | None:
+    """What a shard holds that was written to this plan before."""
+    beside = place / f"{shard.name}.json"
+    told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return told if told.get("plan") == shard.plan else None
 
 
 def _state(path: Path | Member) -> tuple[int, ...]:
@@ -180,9 +183,9 @@ def _write_all(
 
 def _write_shard(place: Path, shard: Shard) -> dict[str, Any]:
     """Writes a shard unless it is there, and says what it holds."""
+    if (earlier := _finished(place, shard)) is not None:
+        return earlier
     path, beside = place / shard.name, place / f"{shard.name}.json"
-    if beside.is_file():
-        return json.loads(beside.read_text(encoding="utf-8"))
     partial = place / f"{shard.name}.partial"
     kept, digests, bad = [], [], []
     with _writing(partial) as writer:
@@ -196,6 +199,7 @@ def _write_shard(place: Path, shard: Shard) -> dict[str, Any]:
             kept.append(label)
             digests.append(seen)
     told = {"labels": kept, "digests": digests, "bad": bad, "sha256": store.sha256(partial)}
+    told["plan"] = shard.plan
     os.replace(partial, path)
     partial.write_text(json.dumps(told), encoding="utf-8")
     os.replace(partial, beside)
@@ -247,6 +251,8 @@ def _finish(
     for split in splits:
         parts = [one for s, one in zip(shards, told, strict=True) if s.name.startswith(f"{split}-")]
         found = np.array([label for one in parts for label in one["labels"]], np.int32)
+        if not len(found):
+            raise ValueError(f"No picture of the {split} split can be read: {told[-1]['bad'][:1]}.")
         counts[split] = len(found)
         arrays: dict[str, np.ndarray] = {f"labels-{split}.npy": found}
         if split == "test":

@@ -8,6 +8,7 @@ others take part in every step, and say nothing unless something is wrong.
 import functools
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -63,6 +64,7 @@ def join(
         coordinator,
         processes,
         process,
+        local_device_ids=_all_of_the_node(),
         heartbeat_timeout_seconds=_HEARTBEAT,
         initialization_timeout=_LONGEST_WAIT,
     )
@@ -149,8 +151,10 @@ def _wait_for(coordinator: str) -> None:
 
 def _check_place(coordinator: str, processes: int, process: int) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--coordinator is HOST:PORT of process 0, got {coordinator!r}.")
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(
+            f"--coordinator is HOST:PORT of process 0, a port from 1 to 65535; got {coordinator!r}."
+        )
     if processes < 1 or not 0 <= process < processes:
         raise ValueError(f"--process runs from 0 to --processes - 1, got {process} of {processes}.")
 
@@ -160,6 +164,19 @@ def _is_one_of_several() -> bool:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "1"
     return "," in hosts or (tasks.isdigit() and int(tasks) > 1 and "SLURM_PROCID" in os.environ)
+
+
+def _all_of_the_node() -> list[int] | None:
+    """The GPUs of this process where Slurm runs one a node: all, of which JAX would take the first.
+
+    None where JAX finds out: one process to each GPU, another cluster, or the user's own choice.
+    """
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE")
+    is_alone = bool(re.fullmatch(r"1(\(x\d+\))?", tasks or ""))
+    count = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if not is_alone or not count.isdigit() or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return None
+    return list(range(int(count)))
 
 
 def is_first() -> bool:

@@ -30,10 +30,9 @@ def rehearse(
     if options.topology and options.devices is not None:
         raise ValueError("--topology names its devices: leave --devices out.")
     shape, examples, classes = _asked(recipe, data)
-    if classes and not is_given_classes:
-        model = dataclasses.replace(model, num_classes=classes)
+    is_told = is_given_classes or classes is None
     task = rehearsal.task_of(
-        model,
+        model if is_told else dataclasses.replace(model, num_classes=classes),
         options.training,
         input_shape=shape,
         examples=examples,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.rows import origin
 from experiments.tables_guarantees import ace, ensembles, figure, guarantees, selective
 from experiments.tables_training import NAMES, emma_classes, stability, sweep
 from experiments.tables_verifiers import branch, interval_training, verified, verifiers_radii
@@ -52,13 +53,13 @@ def digits_losses(row: dict[str, Any]) -> list[str]:
     for loss, result in row["losses"].items():
         curve = np.mean(result["curves"], axis=0)[::4]
         lines.append(f"| {NAMES[loss]} | " + " | ".join(f"{v:.3f}" for v in curve) + " |")
-    lines += ["", f"Command: `{row['command']}`, commit `{row['commit'][:12]}`.", ""]
+    lines += ["", origin(row), ""]
     return lines
 
 
 def seeds(rows: dict[str, Any]) -> list[str]:
     """A line per recipe of several seeds: VRA by certificate file, of each and on average."""
-    many = {name: row for name, row in rows.items() if "seeds" in row}
+    many = {name: row for name, row in rows.items() if "seeds" in row and row["certificate"]}
     if not many:
         return []
     lines = ["", "| recipe | VRA by certificate file, a seed each | mean | clean, mean |"]
@@ -135,7 +136,9 @@ def on_another_device(row: dict[str, Any]) -> str:
     """What trained a recipe, where that was no CPU; steps are measured on the CPU all the same."""
     if row.get("device", "cpu") == "cpu":
         return ""
-    return f" (trained on one {row['device']})" if "step" in row else f" on one {row['device']}"
+    if "step" not in row:
+        return f" on one {row['device']}"
+    return f" on 2 CPU cores by its steps (this run: {row['minutes']:.1f} on one {row['device']})"
 
 
 def accelerator(found: dict[str, Any]) -> list[str]:
@@ -161,7 +164,7 @@ def accelerator(found: dict[str, Any]) -> list[str]:
         f"step, {other['ratio']:.2f} times as fast (95 % interval {low:.2f} to {high:.2f}). Whole "
         f"runs beside each other, compilation and freezing included: {runs}.",
         "",
-        f"JAX {found['jax']}. Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        f"JAX {found['jax']}. {origin(found)}",
         "",
     ]
 
@@ -177,7 +180,7 @@ def lipnext(found: dict[str, Any]) -> list[str]:
         f"CIFAR-10, batch {found['steps']['LipNeXt']['batch']}, the same recipe: "
         f"{'; '.join(parts)}: {found['ratio']:.2f} times as long.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]  # fmt: skip
 

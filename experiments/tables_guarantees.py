@@ -7,6 +7,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.rows import origin
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -41,7 +43,7 @@ def guarantees(found: dict[str, Any]) -> list[str]:
         f"Attack on the sets of {attack['points']:,} certified points of CIFAR-10 and MNIST, "
         f"{attack['steps']} steps at each of {attack['targets']} outside classes: "
         f"{attack['successes']} sets changed.", "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.", "",
+        origin(found), "",
     ]  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def ensembles(found: dict[str, Any]) -> list[str]:
         f"{found['apart']['cascade']['examples']:,} images, of members "
         f"{'; of members '.join(words)}.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]
 
@@ -138,7 +140,7 @@ def selective(found: dict[str, Any]) -> list[str]:
         f"Pools of {', '.join(str(t['models']) for _, t in tasks)} models; {found['ensembles']} "
         f"ensembles of each size. 20 members trained as one mapped program, and one after another: "
         f"{times}.", "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.", "",
+        origin(found), "",
     ]  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def ace(found: dict[str, Any]) -> list[str]:
         *lines, "",
         f"On linf balls of 0.5/255, {found['linf']['images']} images, by the verifier Lipschitz "
         f"with the gate network: {100 * found['linf']['vra']:.1f}.", "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.", "",
+        origin(found), "",
     ]  # fmt: skip
 
 

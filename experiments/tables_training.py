@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from experiments.rows import origin
+
 NAMES = {
     "emma": "EMMA",
     "gloro_cross_entropy": "GloRo cross-entropy",
@@ -36,7 +38,7 @@ def emma_classes(row: dict[str, Any]) -> list[str]:
         "Intervals: bootstrap over test images, paired; seeds are not in them. Hu et al. 2023 "
         "claim that EMMA gains with the number of classes.",
         "",
-        f"Command: `{row['command']}`, commit `{row['commit'][:12]}`.",
+        origin(row),
         "",
     ]
 
@@ -68,7 +70,7 @@ def sweep(found: dict[str, Any]) -> list[str]:
         'bootstrap over these images, paired; "seed 1" says what a seed changes. '
         f"Device: {found['device']}; minutes of the run as it went.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]
 
@@ -98,6 +100,6 @@ def stability(found: dict[str, Any]) -> list[str]:
         "are one small network with these layers inside, `convolutions` bounded by their norm, "
         "`orthonormal` ones of 1 x 1 pixel by a Cholesky factor.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.rows import origin
+
 
 def verifiers_radii(found: dict[str, Any]) -> list[str]:
     """The median certified radius of every verifier on two networks, and its time."""
@@ -25,7 +27,7 @@ def verifiers_radii(found: dict[str, Any]) -> list[str]:
         "and BranchAndBound had 5 seconds an image; MixedInteger knows linf alone. Attacks at "
         f"0.999 of the largest radius that a deterministic method certifies: {attacks} succeeded.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.", "",
+        origin(found), "",
     ]  # fmt: skip
     return lines
 
@@ -89,7 +91,7 @@ def verified(found: dict[str, Any]) -> list[str]:
         f"{total:,} points, {won} successes, {found['steps']} steps each. The digits are the "
         "training images (there are more of them), the MNIST images the first of the test split.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]
 
@@ -118,6 +120,6 @@ def interval_training(found: dict[str, Any]) -> list[str]:
         f"Every rounding counted; the box is {found['box']}. The attack is projected gradient "
         f"descent in float64, {found['attack_steps']} steps, on the first 1,000 images.",
         "",
-        f"Command: `{found['command']}`, commit `{found['commit'][:12]}`.",
+        origin(found),
         "",
     ]

@@ -19,14 +19,32 @@ def first_of(data: Dataset, count: int) -> Dataset:
 
 
 def others(name: str, *, key: str, field: str, named: Iterable[str]) -> list[dict[str, Any]]:
-    """The rows under `key` of a file that is there, but for those whose `field` is named."""
+    """The rows under `key` of a file that is there, but for those whose `field` is named.
+
+    Each says from which commit it is, as the file will be of another one.
+    """
     path = RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text())[key] if path.is_file() else []
-    return [row for row in rows if row[field] not in named]
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    kept = [row for row in found[key] if row[field] not in named]
+    return [{"commit": found["commit"], **row} for row in kept]
+
+
+def head() -> str:
+    """The commit that is checked out."""
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
 
 
 def save(name: str, row: dict[str, Any], *, command: str) -> None:
     """Writes a row with the commit and the command that made it."""
-    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
-    whole = {**row, "commit": commit, "command": command}
+    whole = {**row, "commit": head(), "command": command}
     (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def origin(found: dict[str, Any]) -> str:
+    """The command and the commit of a file of results, and earlier commits that it has rows of."""
+    rows = [row for rows in found.values() if isinstance(rows, list) for row in rows]
+    commits = {row["commit"][:12] for row in rows if isinstance(row, dict) and "commit" in row}
+    earlier = "".join(f", some rows `{commit}`" for commit in sorted(commits))
+    return f"Command: `{found['command']}`, commit `{found['commit'][:12]}`{earlier}."

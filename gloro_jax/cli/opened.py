@@ -25,7 +25,8 @@ class Selection:
     Attributes:
         data: the run's own data, unless this names a prepared set or an .npz file.
         data_dir: where prepared sets are; $TFDS_DATA_DIR or ~/tensorflow_datasets unless given.
-        epsilon: the l2 radius, images in [0, 1], 0.3 or 36/255; the run's own unless given.
+        epsilon: the l2 radius, images in [0, 1], 0.3 or 36/255; the run's own number unless given,
+            also where it was trained against linf balls of that radius.
         split: which images; "test" is for reporting, "validation" for choosing.
         checkpoint: "best" by validation, or "last".
     """

@@ -225,7 +225,8 @@ def _fit(
     following = f"gloro-jax certify {name}"
     if training.is_verified:
         size = f"--norm {training.norm} --radius {in_words(training.epsilon)}"
-        following = f"gloro-jax verify {name} --with interval,crown {size} --box 0 1"
+        following = f"gloro-jax verify {name} --with interval,crown {size} --box 0 1, which is "
+        following += "about what it was trained for"
     console.print(
         f"{escape(data.name)}: best epoch {result.best_epoch} of {training.epochs}, "
         f"{result.seconds:.1f} s. Validation: clean {report.clean_accuracy:.3f}, "

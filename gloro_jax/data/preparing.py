@@ -239,7 +239,7 @@ def _download(name: str) -> tuple[Arrays, tuple[str, ...]]:
         )
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
-            f"Downloading {name} takes TensorFlow, once, in any environment: pip install "
+            f"Downloading {name} takes TensorFlow, once: pip install "
             f"'gloro-jax[prepare]'. Without it: gloro-jax data prepare {name} --from FILE.npz."
         )
     import tensorflow_datasets as tfds

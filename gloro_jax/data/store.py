@@ -25,6 +25,7 @@ from etils import epath
 
 from gloro_jax.data.npz import Arrays
 from gloro_jax.paths import Place, locked, place
+from gloro_jax.platforms import memory
 
 P = TypeVar("P", Path, epath.Path, Place)
 
@@ -212,11 +213,10 @@ def _decode(source: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray
 
 def _check_memory(name: str, told: dict[str, Any]) -> None:
     needed = sum(told["splits"].values()) * int(np.prod(told["image_shape"]))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory / 2:
+    if needed > memory() / 2:
         raise ValueError(
             f"{name} takes {needed / 2**30:.0f} GiB as uint8, more than half of this machine's "
-            f"{memory / 2**30:.0f} GiB, and it would be held in memory. Prepare it to be "
+            f"{memory() / 2**30:.0f} GiB, and it would be held in memory. Prepare it to be "
             "read from disk, gloro-jax data prepare NAME --from FOLDER --shorter-side 256, or with "
             "smaller images (--resize)."
         )

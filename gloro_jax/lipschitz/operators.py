@@ -27,8 +27,8 @@ class WeightedMap(abc.ABC):
 
     Its Lipschitz constant is proved on the host from the very arrays that run. Subclasses are
     `pytree_dataclass`es; their leaves are the arrays that `array_ndims` names. They supply
-    `array_ndims`, `input_shape`, `__call__` and `norm`; the library checks none of it,
-    `gloro_jax.testing.check_lipschitz` does.
+    `array_ndims`, `input_shape`, `__call__` and `norm`. `freeze` looks at what `norm` returns;
+    `gloro_jax.testing.check_lipschitz` tries to refute it.
     """
 
     @property

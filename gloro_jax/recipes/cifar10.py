@@ -21,7 +21,7 @@ _LARGE = TrainConfig(
 
 
 def cifar10_6c2f() -> Recipe:
-    """CIFAR-10, l2 36/255, 6C2F: VRA 52.9 (paper 58.4, 800 epochs); 40 min on 2 CPU cores.
+    """CIFAR-10, l2 36/255, 6C2F: VRA 52.9 (paper 58.4, 800 epochs); 60 min on 2 CPU cores.
 
     Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021 (clean 77.0), with
     EMMA, crop and flip; clean 67.9 here.
@@ -64,8 +64,8 @@ def cifar10_liresnet_small() -> Recipe:
 def cifar10_liresnet_small_108() -> Recipe:
     """CIFAR-10, l2 108/255, small LiResNet: VRA 39.8, clean 68.1; 65 min on 2 CPU cores.
 
-    The network of `cifar10_liresnet_small`, trained in 40 epochs for a radius three times as
-    large; 49.4 at 72/255, 59.0 at 36/255.
+    The network of `cifar10_liresnet_small`, without views, trained in 40 epochs for a radius three
+    times as large; 49.4 at 72/255, 59.0 at 36/255.
     """
     recipe = cifar10_liresnet_small()
     training = dataclasses.replace(

@@ -45,7 +45,7 @@ def mnist_ibp() -> Recipe:
 
     Gowal, Dvijotham, Stanforth, Bunel, Qin, Uesato, Arandjelovic, Mann, Kohli 2018; small and
     short. The share of the worst case rises to one half, as there. `gloro-jax verify RUN --with
-    interval,crown --norm linf --radius 0.1` proves it again.
+    interval,crown --norm linf --radius 0.1 --box 0 1 --examples 10000` proves it again.
     """
     training = TrainConfig(
         epsilon=0.1,
@@ -75,7 +75,7 @@ def mnist_crown_ibp() -> Recipe:
 
 
 def mnist_4c3f() -> Recipe:
-    """MNIST, l2 1.58, 4C3F: VRA 50, clean 94 (paper 62.8, 300 epochs); 20 min on 2 CPU cores.
+    """MNIST, l2 1.58, 4C3F: VRA 50, clean 94 (paper 62.8, 300 epochs); 30 min on 2 CPU cores.
 
     Leino, Wang, Fredrikson, Globally-Robust Neural Networks, ICML 2021, with EMMA.
     """

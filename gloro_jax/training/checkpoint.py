@@ -63,7 +63,11 @@ class Checkpoints:
         )
         self._folder.mkdir(exist_ok=True)
         self._manners = Manners()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except BaseException:
+            self._manners.end()
+            raise
 
     def steps(self) -> list[int]:
         """The steps at which finished checkpoints lie here, oldest first."""

@@ -91,8 +91,6 @@ def train(
             log = MetricsLog(folder, rows, is_writing_tensorboard=is_drawing)
         with listening(has_caller=has_caller) as stop:
             yield from trainer.epochs(folder, checkpoints, log, session, stop)
-        if log:
-            log.close()
     except (Exception, Interrupted) as error:  # a diverged loss included: what was learnt is kept
         try:
             if trainer.best is not None and checkpoints:
@@ -101,6 +99,8 @@ def train(
             error.add_note(f"The best weights so far could not be frozen either: {second}")
         raise
     finally:
+        if log:
+            log.close()
         if checkpoints:
             checkpoints.close()
 

@@ -8,6 +8,7 @@ error that it raises; ours say it once.
 
 import asyncio
 import logging
+from typing import Any, ClassVar
 
 _LONGEST_WAIT = 10.0  # seconds
 
@@ -35,14 +36,21 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 class Manners:
-    """While they hold, event loops end after their tasks, and errors are raised and not logged."""
+    """While any hold, event loops end after their tasks, and errors are raised and not logged."""
+
+    _holding: ClassVar[int] = 0
+    _before: ClassVar[Any] = None
 
     def __init__(self) -> None:
-        self._before, self._logger = asyncio.get_event_loop_policy(), logging.getLogger("absl")
-        asyncio.set_event_loop_policy(_Policy())
-        self._logger.addFilter(_is_new)
+        if Manners._holding == 0:
+            Manners._before = asyncio.get_event_loop_policy()
+            asyncio.set_event_loop_policy(_Policy())
+            logging.getLogger("absl").addFilter(_is_new)
+        Manners._holding += 1
 
     def end(self) -> None:
-        """Gives loops and logs back to what they were."""
-        self._logger.removeFilter(_is_new)
-        asyncio.set_event_loop_policy(self._before)
+        """Gives loops and logs back to what they were, where no others hold."""
+        Manners._holding -= 1
+        if Manners._holding == 0:
+            logging.getLogger("absl").removeFilter(_is_new)
+            asyncio.set_event_loop_policy(Manners._before)

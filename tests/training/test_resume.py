@@ -1,5 +1,6 @@
 """A run that is interrupted anywhere and resumed ends exactly as one that was not."""
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -606,3 +607,22 @@ def test_a_signal_between_two_epochs_of_fit_is_heard_as_any_other(tiny_data, tmp
         signal.signal(signal.SIGINT, before)
     assert isinstance(stopped.value, Interrupted)
     assert "everything is saved" in str(stopped.value)
+
+
+def test_two_trainings_side_by_side_leave_event_loops_as_they_were(tmp_path, monkeypatch):
+    before = asyncio.get_event_loop_policy()
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    first, second = Checkpoints(tmp_path / "a"), Checkpoints(tmp_path / "b")
+    first.close()
+    assert asyncio.get_event_loop_policy() is not before
+    second.close()
+    assert asyncio.get_event_loop_policy() is before
+
+    def full(*_, **__):
+        raise OSError("no room")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager", full)
+    with pytest.raises(OSError, match="no room"):
+        Checkpoints(tmp_path / "c")
+    assert asyncio.get_event_loop_policy() is before

@@ -38,7 +38,8 @@ def as_array(value: Any, *, name: str) -> np.ndarray:
 
 def check_comparable(value: Any, *, what: str) -> None:
     """Raises a TypeError unless a program compiled for `value` is one for all that equal it."""
-    options: Any = getattr(value, "__dataclass_params__", None)
+    # Of the class itself: what a subclass adds without the decorator, no comparison sees.
+    options: Any = vars(type(value)).get("__dataclass_params__")
     kind = type(value).__name__
     if options is None or not options.frozen:
         raise TypeError(

@@ -2,6 +2,7 @@
 
 from gloro_jax.recipes.cifar10 import cifar10_6c2f as cifar10_6c2f
 from gloro_jax.recipes.cifar10 import cifar10_chord_l12w512 as cifar10_chord_l12w512
+from gloro_jax.recipes.cifar10 import cifar10_liresnet_annealed as cifar10_liresnet_annealed
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_l12w512 as cifar10_liresnet_l12w512
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small as cifar10_liresnet_small
 from gloro_jax.recipes.cifar10 import cifar10_liresnet_small_108 as cifar10_liresnet_small_108
@@ -39,6 +40,7 @@ RECIPES = {
         fashion_liresnet_small,
         cifar10_6c2f,
         cifar10_liresnet_small,
+        cifar10_liresnet_annealed,
         cifar10_liresnet_small_108,
         cifar10_liresnet_l12w512,
         cifar10_chord_l12w512,

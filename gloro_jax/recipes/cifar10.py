@@ -62,10 +62,10 @@ def cifar10_liresnet_small() -> Recipe:
 
 
 def cifar10_liresnet_annealed() -> Recipe:
-    """CIFAR-10, l2 36/255, small LiResNet, logit annealing: VRA ?, clean ?; 110 min on 2 CPU cores.
+    """CIFAR-10, l2 36/255, logit annealing: VRA 61.98, clean 76.9; 110 min on 2 CPU cores.
 
     The network of `cifar10_liresnet_small` with the loss of BRONet (ICML 2025), which stops to
-    count examples that are safe, larger crops, and 62 epochs.
+    count examples that are safe, larger crops, and 62 epochs; 45.3 at 72/255, 29.1 at 108/255.
     """
     recipe = cifar10_liresnet_small()
     training = dataclasses.replace(

@@ -222,16 +222,16 @@ def _fit(
     console.print(settings({name: dataclasses.asdict(part) for name, part in config.items()}))
     result = fit(model, data, training, run=run, session=session, initial=initial)
     report, name = result.validation, escape(str(result.run))
-    following = f"gloro-jax certify {name}"
+    following, about = f"gloro-jax certify {name}", ""
     if training.is_verified:
         size = f"--norm {training.norm} --radius {in_words(training.epsilon)}"
-        following = f"gloro-jax verify {name} --with interval,crown {size} --box 0 1, which is "
-        following += "about what it was trained for"
+        following = f"gloro-jax verify {name} --with interval,crown {size} --box 0 1"
+        about = ", about what it was trained for"
     console.print(
         f"{escape(data.name)}: best epoch {result.best_epoch} of {training.epochs}, "
         f"{result.seconds:.1f} s. Validation: clean {report.clean_accuracy:.3f}, "
         f"VRA {report.vra:.3f} at l2 radius {in_words(training.epsilon)}, guaranteed. "
-        f"Saved in {name}; next: {following}"
+        f"Saved in {name}; next{about}: {following}"
     )
     console.print(_time_split(result.history))
     if session.is_profiling:

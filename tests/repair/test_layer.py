@@ -9,16 +9,7 @@ import numpy as np
 import pytest
 
 import gloro_jax as gj
-from gloro_jax.repair import (
-    AllOf,
-    Always,
-    InBox,
-    Order,
-    PredictedIn,
-    Property,
-    Repair,
-    below,
-)
+from gloro_jax.repair import AllOf, Always, InBox, Order, PredictedIn, Property, Repair, below
 from gloro_jax.repair.layer import Tables, repaired
 from gloro_jax.repair.orders import cycle_in
 from gloro_jax.repair.preconditions import Precondition
